@@ -1,0 +1,5 @@
+"""The one exception for bad input; `main` prints its sentence and exits without a traceback."""
+
+
+class UserError(Exception):
+    """Something the user gave is wrong. The message says what, where, and what to do."""
