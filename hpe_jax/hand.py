@@ -27,9 +27,7 @@ COLOURS = {
 }
 
 JOINTS = ('wrist', 'thumb_cmc', 'thumb_mcp', 'thumb_ip', 'thumb_tip') + tuple(
-    f'{finger}_{joint}'
-    for finger in ('index', 'middle', 'ring', 'little')
-    for joint in ('mcp', 'pip', 'dip', 'tip')
+    f'{finger}_{joint}' for finger in ('index', 'middle', 'ring', 'little') for joint in ('mcp', 'pip', 'dip', 'tip')
 )
 
 NUM_KEYPOINTS = len(JOINTS)

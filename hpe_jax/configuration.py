@@ -1,0 +1,81 @@
+"""What a config must satisfy before any work begins, and how it is kept beside the checkpoints it made."""
+
+import json
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from hpe_jax import files, heatmap, losses, models, optim
+from hpe_jax.errors import UserError
+
+FILE = 'config.json'
+# Fields that may change when a run goes on: they do not alter the steps that were already taken.
+CHANGEABLE = ('train.epochs', 'train.images_every', 'train.checkpoint_every')
+
+
+def check(config: ConfigDict) -> None:
+    """Raises UserError for the first value that cannot work, naming its field."""
+    choices = {
+        'model.name': models.MODELS,
+        'optimizer.name': optim.OPTIMIZERS,
+        'loss.name': losses.LOSSES,
+        'heatmap.codec': heatmap.CODECS,
+        'data.targets': ('host', 'device'),
+        'eval.decoder': config.eval.decoders,
+    }
+    for field, known in choices.items():
+        value = _flatten(config.to_dict())[field]
+        if value not in known:
+            raise UserError(f'config.{field}={value!r}: unknown; choose from {", ".join(known)}')
+    for name in config.eval.decoders:
+        if name not in heatmap.DECODERS:
+            raise UserError(f'config.eval.decoders.{name}: unknown; choose from {", ".join(heatmap.DECODERS)}')
+    for field in ('train.batch_size', 'train.epochs', 'train.steps_per_epoch', 'eval.batch_size'):
+        value = _flatten(config.to_dict())[field]
+        if value < 1:
+            raise UserError(f'config.{field}={value}: must be at least 1')
+    step = 2 ** (len(config.model.widths) - 1)
+    if config.data.image_size % step or config.data.image_size < step:
+        raise UserError(
+            f'config.data.image_size={config.data.image_size}: must be a multiple of {step} for '
+            f'{len(config.model.widths)} levels of config.model.widths'
+        )
+    if len(config.data.mean) != len(config.data.std) or len(config.data.mean) not in (0, 3):
+        raise UserError('config.data.mean and config.data.std: give both with 3 numbers, or neither')
+
+
+def save(config: ConfigDict, workdir: str | Path) -> None:
+    files.write_json(Path(workdir) / FILE, config.to_dict())
+
+
+def saved(workdir: str | Path) -> dict | None:
+    """The config that a run directory was made with, as nested dicts; None if it holds none."""
+    path = Path(workdir) / FILE
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def check_same(config: ConfigDict, workdir: str | Path, section: str = '') -> None:
+    """Raises UserError if the run directory was made with another config (or another section of it)."""
+    before = saved(workdir)
+    if before is None:
+        return
+    before, now = _flatten(before), _flatten(json.loads(json.dumps(config.to_dict())))
+    changed = [
+        f'{field} was {before.get(field)!r} and is now {now.get(field)!r}'
+        for field in sorted(before.keys() | now.keys())
+        if before.get(field) != now.get(field) and field.startswith(section) and field not in CHANGEABLE
+    ]
+    if changed:
+        raise UserError(
+            f'{workdir} holds a run of another config ({"; ".join(changed)}); choose another --workdir, or that config'
+        )
+
+
+def _flatten(nested: dict, prefix: str = '') -> dict:
+    flat = {}
+    for key, value in nested.items():
+        if isinstance(value, dict) and value:
+            flat |= _flatten(value, f'{prefix}{key}.')
+        else:
+            flat[prefix + key] = value
+    return flat

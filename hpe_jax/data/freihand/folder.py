@@ -1,0 +1,118 @@
+"""An extracted FreiHAND folder: where its files are, and whether they belong together.
+
+training/rgb/00000000.jpg ...    n_unique photos, or 4 x n_unique: version v of photo i is file i + n_unique * v
+training_xyz.json                [n_unique, 21, 3] metres, camera frame
+training_K.json                  [n_unique, 3, 3] pixels
+evaluation/rgb, evaluation_xyz.json, evaluation_K.json    likewise; optional
+"""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from hpe_jax.errors import UserError
+
+PHOTO_SIZE = 224
+VERSIONS = ('gs', 'hom', 'sample', 'auto')
+WHERE = 'extract FreiHAND_pub_v2.zip and give the folder that holds training_xyz.json'
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """The photos and labels of one half, 'training' or 'evaluation'; xyz (n, 21, 3) metres, K (n, 3, 3) pixels."""
+
+    photos: list[Path]
+    xyz: np.ndarray
+    K: np.ndarray
+
+    @property
+    def num_versions(self) -> int:
+        return len(self.photos) // len(self.xyz)
+
+
+def find(root: str | Path, name: str) -> Part:
+    """Reads and checks one half of an extracted folder, flat or nested up to two folders deep.
+
+    Raises:
+      UserError: the folder is missing or partial, or its photos and labels do not belong together.
+    """
+    root = Path(root).expanduser()
+    if not root.is_dir():
+        raise UserError(f'{root}: no such FreiHAND folder; {WHERE}')
+    wanted = [f'{name}/rgb', f'{name}_xyz.json', f'{name}_K.json']
+    rgb, xyz_path, K_path = paths = [_locate(root, suffix) for suffix in wanted]
+    missing = [suffix for suffix, path in zip(wanted, paths, strict=True) if path is None]
+    if missing:
+        raise UserError(f'{root}: not a whole FreiHAND folder, it lacks {", ".join(missing)}; {WHERE}')
+    part = Part(_photos(rgb), _labels(xyz_path, (21, 3)), _labels(K_path, (3, 3)))
+    if len(part.K) != len(part.xyz):
+        raise UserError(f'{K_path} labels {len(part.K)} photos but {xyz_path.name} labels {len(part.xyz)}')
+    if len(part.photos) not in (len(part.xyz), len(VERSIONS) * len(part.xyz)):
+        raise UserError(
+            f'{rgb} holds {len(part.photos)} photos but {xyz_path.name} has labels for {len(part.xyz)}; '
+            'FreiHAND has one or four photos per label, so some files are missing or from another set'
+        )
+    if not (part.xyz[..., 2] > 0).all():
+        raise UserError(f'{xyz_path}: hand {int((part.xyz[..., 2] <= 0).any(-1).argmax())} lies behind the camera')
+    return part
+
+
+def has_evaluation(root: str | Path) -> bool:
+    """Whether the labels of the evaluation half, a separate archive, were extracted too."""
+    return _locate(Path(root).expanduser(), 'evaluation_xyz.json') is not None
+
+
+def fingerprint(root: str | Path) -> str:
+    """A short hash of the folder's photo names and sizes and its labels: another content gives another hash."""
+    parts = [find(root, 'training')] + ([find(root, 'evaluation')] if has_evaluation(root) else [])
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.xyz.tobytes() + part.K.tobytes())
+        digest.update(str([(photo.name, photo.stat().st_size) for photo in part.photos]).encode())
+    return digest.hexdigest()[:12]
+
+
+def check_photo(path: Path) -> None:
+    """Decodes one photo.
+
+    Raises:
+      UserError: it is not a whole JPEG of PHOTO_SIZE x PHOTO_SIZE; names its path.
+    """
+    try:
+        with Image.open(path, formats=['JPEG']) as photo:
+            photo.load()
+            size = photo.size
+    except (OSError, SyntaxError) as e:
+        raise UserError(f'{path}: unreadable or truncated JPEG; extract the archive again') from e
+    if size != (PHOTO_SIZE, PHOTO_SIZE):
+        raise UserError(f'{path}: {size[0]}x{size[1]} pixels, but FreiHAND photos are {PHOTO_SIZE}x{PHOTO_SIZE}')
+
+
+def _locate(root: Path, suffix: str) -> Path | None:
+    return next((path for depth in ('', '*/', '*/*/') for path in sorted(root.glob(depth + suffix))), None)
+
+
+def _photos(rgb: Path) -> list[Path]:
+    photos = sorted(rgb.glob('*.jpg'))
+    if not photos:
+        raise UserError(f'{rgb} holds no photos (*.jpg); {WHERE}')
+    for i, photo in enumerate(photos):
+        if photo.name != f'{i:08d}.jpg':
+            raise UserError(f'{rgb}: photo {i:08d}.jpg is missing (found {photo.name} in its place)')
+    return photos
+
+
+def _labels(path: Path, shape: tuple[int, int]) -> np.ndarray:
+    try:
+        labels = np.asarray(json.loads(path.read_text()), np.float64)
+    except (ValueError, TypeError) as e:  # broken JSON, ragged lists, or no numbers
+        raise UserError(f'{path}: not a list of {shape[0]}x{shape[1]} number arrays, one a photo') from e
+    if labels.ndim != 3 or labels.shape[1:] != shape or not len(labels):
+        raise UserError(f'{path}: shape {labels.shape}, but FreiHAND has (n, {shape[0]}, {shape[1]})')
+    if not np.isfinite(labels).all():
+        raise UserError(f'{path}: label {int((~np.isfinite(labels)).any((1, 2)).argmax())} is not finite')
+    return labels

@@ -1,0 +1,100 @@
+"""TFDS builder of FreiHAND (Zimmermann et al., ICCV 2019).
+
+tfds build hpe_jax/data/freihand --manual_dir=FOLDER    from an extracted folder
+tfds build hpe_jax/data/freihand                        downloads the archives first (4.4 GB)
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from hpe_jax import geometry
+from hpe_jax.data.freihand import folder
+from hpe_jax.errors import UserError
+
+URL = 'https://lmb.informatik.uni-freiburg.de/data/freihand/'
+# The reference's split of the 32,560 unique photos: [0, 26000), [26000, 31000), [31000, 32560).
+REFERENCE_BOUNDS = (26000, 31000, 32560)
+
+
+def split_bounds(n_unique: int) -> dict[str, range]:
+    """The unique photos of each split: the reference's ranges, in proportion, rounded down."""
+    train, validation, total = (bound * n_unique // REFERENCE_BOUNDS[-1] for bound in REFERENCE_BOUNDS)
+    return {'train': range(train), 'validation': range(train, validation), 'test': range(validation, total)}
+
+
+class Builder(tfds.core.GeneratorBasedBuilder):
+    """Photos with 21 keypoints; all versions of one unique photo lie in the same split.
+
+    A split that no photo falls into (when there are very few) does not exist.
+    """
+
+    VERSION = tfds.core.Version('1.0.0')
+    RELEASE_NOTES = {'1.0.0': 'First version.'}
+    BUILDER_CONFIGS = [
+        tfds.core.BuilderConfig(name='raw', description='The green-screen photos (32,560).'),
+        tfds.core.BuilderConfig(name='full', description='All four versions of every photo (130,240).'),
+    ]
+    MANUAL_DOWNLOAD_INSTRUCTIONS = f'Extract {URL}FreiHAND_pub_v2.zip (and FreiHAND_pub_v2_eval.zip) there.'
+
+    def __init__(self, *, file_format: str | None = None, **kwargs):
+        # Parquet is what both tf.data and readers without TensorFlow can open.
+        super().__init__(file_format=file_format or 'parquet', **kwargs)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        size = folder.PHOTO_SIZE
+        return self.dataset_info_from_configs(
+            features=tfds.features.FeaturesDict(
+                {
+                    'image': tfds.features.Image(shape=(size, size, 3), encoding_format='jpeg'),
+                    'xyz': tfds.features.Tensor(shape=(21, 3), dtype=np.float32, doc='Metres, camera frame.'),
+                    'K': tfds.features.Tensor(shape=(3, 3), dtype=np.float32, doc='Pixels.'),
+                    'uv': tfds.features.Tensor(shape=(21, 2), dtype=np.float32, doc='(x, y), pixels of the photo.'),
+                    'sample_id': tfds.features.Scalar(dtype=np.int64, doc='Index of the unique photo.'),
+                    'version': tfds.features.ClassLabel(names=folder.VERSIONS),
+                }
+            ),
+            homepage='https://lmb.informatik.uni-freiburg.de/projects/freihand/',
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager):
+        root = self._root(dl_manager)
+        training = folder.find(root, 'training')
+        versions = folder.VERSIONS if self.builder_config.name == 'full' else folder.VERSIONS[:1]
+        if training.num_versions < len(versions):
+            raise UserError(f"{root} holds the green-screen photos only: use 'freihand/raw', or extract all 130,240")
+        bounds = split_bounds(len(training.xyz))
+        splits = {name: self._generate_examples(training, ids, versions) for name, ids in bounds.items() if ids}
+        if folder.has_evaluation(root):
+            evaluation = folder.find(root, 'evaluation')
+            splits['evaluation'] = self._generate_examples(evaluation, range(len(evaluation.xyz)), ('gs',))
+        return splits
+
+    def _root(self, dl_manager: tfds.download.DownloadManager) -> Path:
+        """The extracted folder: the user's, or where the downloaded archives were extracted side by side."""
+        default = dl_manager.download_dir / 'manual'
+        if Path(dl_manager._manual_dir) != Path(default) or default.exists():
+            return Path(dl_manager._manual_dir)
+        archives = dl_manager.download_and_extract([URL + 'FreiHAND_pub_v2.zip', URL + 'FreiHAND_pub_v2_eval.zip'])
+        return Path(archives[0])
+
+    def _generate_examples(self, part: folder.Part, ids: range, versions: tuple[str, ...]) -> Iterator[tuple]:
+        uv = geometry.project(part.xyz, part.K)
+        for v, version in enumerate(versions):
+            for i in ids:
+                photo = part.photos[i + v * len(part.xyz)]
+                folder.check_photo(photo)
+                yield (
+                    i + v * len(part.xyz),
+                    {
+                        'image': str(photo),
+                        'xyz': part.xyz[i].astype(np.float32),
+                        'K': part.K[i].astype(np.float32),
+                        'uv': uv[i].astype(np.float32),
+                        'sample_id': i,
+                        'version': version,
+                    },
+                )

@@ -1,0 +1,129 @@
+"""The only tf.data file: photos of a split -> order -> decode, resize, standardise, heatmaps -> batches.
+
+Host memory holds the split, encoded or (config.data.cache) decoded and resized, so every order of examples is a plain
+list of indices: no shuffle buffer, and any epoch can be produced on its own.
+"""
+
+import dataclasses
+import os
+from collections.abc import Iterator
+
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')  # the same numbers on every processor
+
+import numpy as np
+import tensorflow as tf
+import tensorflow.experimental.numpy as tnp
+import tensorflow_datasets as tfds
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from hpe_jax import geometry, heatmap, preprocess
+from hpe_jax.data import prepared
+
+tf.config.set_visible_devices([], 'GPU')  # the accelerator is JAX's
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """One split in host memory.
+
+    photos: (n,) JPEG bytes, or (n, S, S, 3) uint8 if cached.
+    keypoints: (n, 21, 2) float32, normalised; visible: (n, 21) bool, inside the frame.
+    """
+
+    photos: np.ndarray
+    keypoints: np.ndarray
+    visible: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+
+def load(builder: tfds.core.DatasetBuilder, expression: str) -> Split:
+    """Reads a split (any TFDS expression) with its JPEG bytes as they are; it may be empty."""
+    expression = prepared.resolve_split(builder, expression)
+    if not expression:
+        return Split(np.zeros(0, object), np.zeros((0, 21, 2), np.float32), np.zeros((0, 21), bool))
+    dataset = builder.as_dataset(
+        split=expression,
+        decoders=tfds.decode.PartialDecoding(
+            {'image': True, 'uv': True}, decoders={'image': tfds.decode.SkipDecoding()}
+        ),
+        read_config=tfds.ReadConfig(interleave_cycle_length=1),  # keeps the order of the files
+    )
+    examples = dataset.batch(builder.info.splits[expression].num_examples).get_single_element()
+    height, width, _ = builder.info.features['image'].shape
+    keypoints = examples['uv'].numpy() / np.float32([width, height])
+    return Split(examples['image'].numpy(), keypoints, geometry.inside_frame(keypoints))
+
+
+def decode(photo: tf.Tensor, size: int) -> tf.Tensor:
+    """JPEG bytes to (size, size, 3) uint8 by antialiased bilinear resize, as PIL's BILINEAR does it."""
+    image = tf.io.decode_jpeg(photo, channels=3, dct_method='INTEGER_ACCURATE')
+    image = tf.image.resize(image, (size, size), 'bilinear', antialias=True)
+    return tf.cast(tf.round(image), tf.uint8)
+
+
+def cache(split: Split, size: int) -> Split:
+    """The split with all its photos decoded and resized: 3 * size² bytes a photo."""
+    photos = np.empty((len(split), size, size, 3), np.uint8)
+    decoded = tf.data.Dataset.from_tensor_slices(split.photos).map(
+        lambda photo: decode(photo, size), num_parallel_calls=tf.data.AUTOTUNE
+    )
+    for i, photo in enumerate(tqdm(decoded.as_numpy_iterator(), 'Decoding photos', len(split), disable=None)):
+        photos[i] = photo
+    return dataclasses.replace(split, photos=photos)
+
+
+class Pipeline:
+    """Makes batches (see preprocess.py) of a split.
+
+    Args:
+      split: its photos, encoded or cached.
+      data, heatmap: the config's sections.
+      mean, std: channel statistics, for photos that are normalised on the host.
+    """
+
+    def __init__(self, split: Split, data: ConfigDict, heatmap: ConfigDict, mean: np.ndarray, std: np.ndarray):
+        self._arrays = tuple(tf.constant(x) for x in (split.photos, split.keypoints, split.visible))
+        self._length, self._data, self._heatmap, self._mean, self._std = len(split), data, heatmap, mean, std
+
+    def __len__(self) -> int:
+        return self._length
+
+    def epochs(self, seed: int, first: int, steps: int, batch_size: int) -> Iterator[dict]:
+        """Endless training batches, `steps` per epoch, from epoch `first` on."""
+        length = steps * batch_size
+
+        def order(epoch):
+            return prepared.epoch_order(len(self), length, seed, int(epoch))
+
+        def epoch_indices(epoch):
+            indices = tf.numpy_function(order, [epoch], tf.int64, stateful=False)
+            return tf.data.Dataset.from_tensor_slices(tf.ensure_shape(indices, (length,)))
+
+        return self._batches(tf.data.Dataset.range(first, np.iinfo(np.int64).max).flat_map(epoch_indices), batch_size)
+
+    def once(self, batch_size: int, indices: np.ndarray | None = None) -> Iterator[dict]:
+        """Every example once, in order (or those at `indices`); the last batch is padded and masked."""
+        indices = np.arange(len(self)) if indices is None else indices
+        padding = np.full(-len(indices) % batch_size, -1)
+        order = np.concatenate([indices, padding]).astype(np.int64)
+        return self._batches(tf.data.Dataset.from_tensor_slices(order), batch_size)
+
+    def _batches(self, indices: tf.data.Dataset, batch_size: int) -> Iterator[dict]:
+        examples = indices.map(self._example, num_parallel_calls=tf.data.AUTOTUNE)
+        return examples.batch(batch_size, drop_remainder=True).prefetch(2).as_numpy_iterator()
+
+    def _example(self, index: tf.Tensor) -> dict:
+        """One example; index -1 is padding, shown as example 0 with mask False."""
+        photo, keypoints, visible = (tf.gather(x, tf.maximum(index, 0)) for x in self._arrays)
+        size = self._data.image_size
+        image = tf.ensure_shape(photo if photo.dtype == tf.uint8 else decode(photo, size), (size, size, 3))
+        example = {'image': image, 'keypoints': keypoints, 'visible': visible, 'mask': index >= 0}
+        if self._data.targets == 'host':
+            sigma, codec = self._heatmap.sigma, self._heatmap.codec
+            example['image'] = preprocess.normalise(tf.cast(image, tf.float32), self._mean, self._std)
+            example['heatmaps'] = heatmap.encode(keypoints, visible, (size, size), sigma, codec, xp=tnp)
+        return example

@@ -1,0 +1,118 @@
+"""A dataset's prepared copy on disk: made once by TFDS, then read by every source. Needs no TensorFlow."""
+
+import hashlib
+import importlib
+import io
+import json
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import tensorflow_datasets as tfds
+from jaxtyping import Float
+from ml_collections import ConfigDict
+from PIL import Image
+from tqdm import tqdm
+
+from hpe_jax import files
+from hpe_jax.data.freihand import folder
+from hpe_jax.errors import UserError
+
+# The first half of `config.data.dataset` -> the package of its builder.
+BUILDERS = {'freihand': 'hpe_jax.data.freihand'}
+
+
+def open_dataset(data: ConfigDict) -> tfds.core.DatasetBuilder:
+    """The TFDS builder of `data.dataset` ('name/config'), prepared on disk first if it is not there yet.
+
+    Data from `data.manual_dir` goes to a folder of its own, named after its content, so that no other set with the
+    same name is ever mistaken for it.
+
+    Raises:
+      UserError: the dataset's name, its folder or its files are wrong.
+    """
+    name, _, variant = data.dataset.partition('/')
+    if name not in BUILDERS:
+        raise UserError(f'config.data.dataset={data.dataset!r}: unknown dataset; there is {", ".join(BUILDERS)}')
+    builder_class = importlib.import_module(BUILDERS[name]).Builder
+    if variant and variant not in builder_class.builder_configs:
+        raise UserError(f'config.data.dataset={data.dataset!r}: {name} has {", ".join(builder_class.builder_configs)}')
+    root = Path(data.data_dir or tfds.core.constants.DATA_DIR).expanduser()
+    if data.manual_dir:
+        root = root / f'manual-{folder.fingerprint(data.manual_dir)}'
+    builder = builder_class(config=variant or None, data_dir=str(root))
+    if not builder.data_path.exists():
+        _prepare(builder, data.manual_dir)
+    return builder
+
+
+def _prepare(builder: tfds.core.DatasetBuilder, manual_dir: str) -> None:
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()
+    source = manual_dir or 'the official archives (4.4 GB to download)'
+    print(f'Preparing {builder.info.full_name} from {source} in {builder.data_path}', flush=True)
+    files.check_writable(Path(builder.data_path).parent)
+    recorded = Path(sys.modules[type(builder).__module__].__file__).with_name('checksums.tsv').read_text().strip()
+    download = tfds.download.DownloadConfig(manual_dir=manual_dir or None, register_checksums=not recorded)
+    builder.download_and_prepare(download_config=download)
+
+
+def resolve_split(builder: tfds.core.DatasetBuilder, expression: str) -> str:
+    """The split expression without the parts that no photo falls into; '' if nothing is left.
+
+    A set of very few unique photos lacks 'validation', 'test' or 'train'; TFDS has no empty splits.
+
+    Raises:
+      UserError: the expression names no split of this dataset, or is none.
+    """
+    splits = builder.info.splits
+    empty = {'train', 'validation', 'test'} - set(splits)
+    expression = '+'.join(term for term in expression.split('+') if term.partition('[')[0].strip() not in empty)
+    try:
+        return expression if expression and splits[expression].num_examples else ''
+    except (KeyError, ValueError, AssertionError) as e:
+        held = ', '.join(f'{name} ({splits[name].num_examples})' for name in splits)
+        raise UserError(f'split {expression!r} of {builder.info.full_name} cannot be read; it holds {held}') from e
+
+
+def epoch_order(num_examples: int, length: int, seed: int, epoch: int) -> np.ndarray:
+    """Which examples an epoch sees: a pure function of (seed, epoch).
+
+    Returns:
+      (length,) int64 indices. Every example comes once before any comes twice.
+    """
+    rng = np.random.default_rng((seed, epoch))
+    passes = -(-length // num_examples)
+    return np.concatenate([rng.permutation(num_examples) for _ in range(passes)])[:length]
+
+
+def channel_statistics(
+    builder: tfds.core.DatasetBuilder, split: str, photos: list[bytes]
+) -> tuple[Float[np.ndarray, '3'], Float[np.ndarray, '3']]:
+    """Per-channel mean and standard deviation over all pixels of all photos, in [0, 1].
+
+    Computed once per split and kept beside the prepared data.
+
+    Args:
+      builder: whose data folder keeps the result.
+      split: the name to keep it under.
+      photos: the split's encoded photos; decoded only if the result is not there.
+    """
+    path = Path(builder.data_path) / f'channel_statistics-{hashlib.sha256(split.encode()).hexdigest()[:8]}.json'
+    if path.exists():
+        kept = json.loads(path.read_text())
+        return np.float32(kept['mean']), np.float32(kept['std'])
+    with ThreadPoolExecutor() as pool:
+        sums = sum(tqdm(pool.map(_channel_sums, photos), 'Channel statistics', len(photos), disable=None))
+    count, total, squares = sums[:, 0], sums[:, 1], sums[:, 2]
+    mean = total / count
+    std = np.sqrt(squares / count - mean**2)
+    files.write_json(path, {'split': split, 'photos': len(photos), 'mean': mean.tolist(), 'std': std.tolist()})
+    return np.float32(mean), np.float32(std)
+
+
+def _channel_sums(photo: bytes) -> np.ndarray:
+    """(3, 3): per channel the number of pixels, the sum, and the sum of squares, in float64."""
+    pixels = np.asarray(Image.open(io.BytesIO(photo)).convert('RGB'), np.float64).reshape(-1, 3) / 255
+    return np.stack([np.full(3, len(pixels)), pixels.sum(0), (pixels**2).sum(0)], 1)

@@ -1,0 +1,48 @@
+"""Files that are whole or absent: everything is written beside its final name and then moved there."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from hpe_jax.errors import UserError
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Yields a temporary path in the same folder (same suffix) that becomes `path` if the block succeeds.
+
+    Raises:
+      UserError: the folder or the file cannot be written.
+    """
+    path = Path(path)
+    temporary = path.with_name(f'.{path.stem}.{os.getpid()}{path.suffix}')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as e:
+        raise UserError(f'cannot write {path}: {e.strerror or e}') from e
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(text)
+
+
+def write_json(path: str | Path, value) -> None:
+    write_text(path, json.dumps(value, indent=2) + '\n')
+
+
+def check_writable(folder: str | Path) -> None:
+    """Makes the folder.
+
+    Raises:
+      UserError: it cannot be made or written to.
+    """
+    with replacing(Path(folder) / 'probe') as temporary:
+        temporary.touch()
+    (Path(folder) / 'probe').unlink()

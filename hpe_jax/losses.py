@@ -1,0 +1,40 @@
+"""Losses of ONE keypoint's heatmap, and the mean over the keypoints of a batch that count."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+
+def iou(predicted: Float[Array, 'h w'], target: Float[Array, 'h w'], epsilon: float = 1e-6) -> Float[Array, '']:
+    """1 - IoU, the soft Jaccard distance of two maps in [0, 1].
+
+    IoU = sum(t·p) / (sum t² + sum p² - sum t·p), epsilon added above and below (Chernytska, "Gentle introduction to 2D
+    Hand Pose Estimation", 2021). It weighs the few pixels of the peak against their own size, not the map's.
+    """
+    intersection = (target * predicted).sum()
+    union = (target**2).sum() + (predicted**2).sum() - intersection
+    return 1 - (intersection + epsilon) / (union + epsilon)
+
+
+def mse(predicted: Float[Array, 'h w'], target: Float[Array, 'h w']) -> Float[Array, '']:
+    """Mean squared error over the pixels."""
+    return ((predicted - target) ** 2).mean()
+
+
+LOSSES = {'iou': iou, 'mse': mse}
+
+
+def per_keypoint(
+    loss: str, predicted: Float[Array, 'b h w k'], target: Float[Array, 'b h w k'], **options
+) -> Float[Array, 'b k']:
+    """The named loss (a key of LOSSES, with its own options) of every keypoint's map."""
+    one_hand = jax.vmap(partial(LOSSES[loss], **options), in_axes=-1)
+    return jax.vmap(one_hand)(predicted, target)
+
+
+def masked_mean(values: Float[Array, 'b k'], counts: Bool[Array, 'b k']) -> Float[Array, '']:
+    """Mean of the values that count; 0 where none does. A value that does not count gets no gradient."""
+    total = jnp.where(counts, values, 0).sum()
+    return total / jnp.maximum(counts.sum(), 1)

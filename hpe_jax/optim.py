@@ -1,0 +1,60 @@
+"""The optimiser chain from config, the plateau schedule, and the early stopping that goes with it."""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+OPTIMIZERS = {'sgd': optax.sgd, 'adam': optax.adam, 'adamw': optax.adamw}
+
+
+def make(config: ConfigDict, steps_per_epoch: int) -> optax.GradientTransformationExtraArgs:
+    """The named optimiser, its rate scaled by the plateau (`config` is config.optimizer).
+
+    Feed every step's loss: `update(grads, state, params, value=loss)`.
+    """
+    return optax.chain(
+        OPTIMIZERS[config.name](config.learning_rate, **config.options),
+        reduce_on_plateau(steps_per_epoch, **config.plateau),
+    )
+
+
+def reduce_on_plateau(steps_per_epoch: int, **options) -> optax.GradientTransformationExtraArgs:
+    """optax's reduce_on_plateau on the epoch's mean loss, its verdict used from the next epoch on.
+
+    optax alone would scale the epoch's last step by a verdict that includes that step; PyTorch's scheduler, stepped
+    after the epoch, does not. optax halves when `patience` epochs were no better, PyTorch when more than its patience
+    were: PyTorch's 20 is 21 here.
+    """
+    plateau = optax.contrib.reduce_on_plateau(accumulation_size=steps_per_epoch, **options)
+
+    def update(updates, state, params=None, *, value, **extra):
+        scaled = jax.tree.map(lambda u: state.scale * u, updates)
+        _, state = plateau.update(updates, state, params, value=value)
+        return scaled, state
+
+    return optax.GradientTransformationExtraArgs(plateau.init, update)
+
+
+def learning_rate(config: ConfigDict, opt_state: optax.OptState) -> float:
+    """The rate of the next step."""
+    return config.learning_rate * float(optax.tree.get(opt_state, 'scale'))
+
+
+def should_stop(losses: Sequence[float], window: int, patience: int, digits: int = 5) -> bool:
+    """Early stopping as the reference does it, a pure function of all validation losses so far.
+
+    The mean over the last `window` epochs, rounded to `digits` decimals, is compared with its minimum; training stops
+    when it has not fallen for more than `patience` epochs. During the first `window` epochs the minimum is the mean of
+    what there is.
+    """
+    best, waited = np.inf, 0
+    for epoch in range(len(losses)):
+        mean = np.round(np.mean(losses[max(0, epoch + 1 - window) : epoch + 1]), digits)
+        if epoch < window or mean < best:
+            best, waited = mean, 0
+        else:
+            waited += 1
+    return waited > patience

@@ -1,0 +1,52 @@
+"""From a batch to what the network eats, inside jit; shared by training and evaluation.
+
+A batch is a dict of arrays with a leading axis B:
+
+    image      (B, H, W, 3)   uint8, or float32 if the host has normalised it already
+    keypoints  (B, 21, 2)     (x, y), normalised
+    visible    (B, 21)        bool: the keypoint lies in the frame
+    mask       (B,)           bool: false for the padding of the last batch
+    heatmaps   (B, H, W, 21)  only if the host has made them (`config.data.targets = 'host'`)
+"""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, UInt8
+from ml_collections import ConfigDict
+
+from hpe_jax import heatmap
+
+Batch = dict[str, Array]
+
+
+def normalise(image, mean: Sequence[float], std: Sequence[float]):
+    """Grey levels (float32, 0 to 255, NHWC; NumPy, JAX or TensorFlow) to [0, 1], then standardised per channel."""
+    return (image / 255 - mean) / std
+
+
+def to_uint8(image: np.ndarray, mean: np.ndarray, std: np.ndarray) -> UInt8[np.ndarray, 'b h w 3']:
+    """The photos of a batch as they were before `normalise`, to be drawn."""
+    return image if image.dtype == np.uint8 else np.uint8(np.round((image * std + mean) * 255))
+
+
+def inputs(batch: Batch, mean: Sequence[float], std: Sequence[float]) -> Float[Array, 'b h w 3']:
+    """The network's input; float photos pass through, since the host has normalised them."""
+    image = batch['image']
+    if image.dtype != jnp.uint8:
+        return image
+    return normalise(image.astype(jnp.float32), jnp.asarray(mean), jnp.asarray(std))
+
+
+def targets(batch: Batch, config: ConfigDict) -> Float[Array, 'b h w 21']:
+    """The true heatmaps: the host's, or made here from the keypoints (`config` is config.heatmap)."""
+    if 'heatmaps' in batch:
+        return batch['heatmaps']
+    size = batch['image'].shape[1:3]
+    return heatmap.encode(batch['keypoints'], batch['visible'], size, config.sigma, config.codec)
+
+
+def counted(batch: Batch) -> Bool[Array, 'b 21']:
+    """The keypoints that count: visible ones of photos that are no padding."""
+    return batch['visible'] & batch['mask'][:, None]

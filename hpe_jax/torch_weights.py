@@ -1,0 +1,83 @@
+"""The weights published with the PyTorch reference (MIT), as parameters of our UNet. Strict: all or nothing.
+
+PyTorch is needed only to read the file, and only here.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from flax import nnx
+
+from hpe_jax.errors import UserError
+
+# Leaf of ours -> (leaf of PyTorch's, how to turn PyTorch's array into ours).
+LEAVES = {
+    'kernel': ('weight', lambda oihw: oihw.transpose(2, 3, 1, 0)),
+    'scale': ('weight', np.asarray),
+    'bias': ('bias', np.asarray),
+    'mean': ('running_mean', np.asarray),
+    'var': ('running_var', np.asarray),
+}
+# Place of each layer of a ConvBlock in PyTorch's Sequential; 2 and 5 are the ReLUs.
+LAYERS = {'norm1': 0, 'conv1': 1, 'norm2': 3, 'conv2': 4}
+
+
+def torch_name(path: tuple) -> str:
+    """PyTorch's name of a leaf: ('down', 0, 'norm1', 'mean') -> 'conv_down1.double_conv.0.running_mean'."""
+    *module, leaf = path
+    leaf = LEAVES[leaf][0]
+    if module == ['out']:
+        return f'conv_out.0.{leaf}'
+    *block, layer = module
+    block = 'bottleneck' if block == ['bottleneck'] else f'{block[0]}{block[1] + 1}'
+    return f'conv_{block}.double_conv.{LAYERS[layer]}.{leaf}'
+
+
+def read(path: str | Path) -> dict[str, np.ndarray]:
+    """The state dict in a .pth file, as NumPy arrays.
+
+    Raises:
+      UserError: PyTorch is not installed, or the file is missing or no state dict of tensors.
+    """
+    try:
+        import torch
+    except ImportError as e:
+        raise UserError('reading PyTorch weights needs PyTorch: pip install torch') from e
+    try:
+        state = torch.load(path, map_location='cpu', weights_only=True)
+        return {name: tensor.numpy() for name, tensor in state.items()}
+    except FileNotFoundError as e:
+        raise UserError(f'{path}: no such file') from e
+    except Exception as e:  # torch raises anything from EOFError to UnpicklingError here
+        raise UserError(f'{path}: not a PyTorch state dict of tensors ({type(e).__name__})') from e
+
+
+def load_into(model: nnx.Module, weights: dict[str, np.ndarray]) -> None:
+    """Replaces every parameter and BatchNorm statistic of `model` (a models.UNet) in place.
+
+    PyTorch's `num_batches_tracked` counters have no counterpart and are the only entries passed over.
+
+    Raises:
+      UserError: names every leaf that is missing, extra, or of another shape; the model is then unchanged.
+    """
+    state = nnx.state(model, (nnx.Param, nnx.BatchStat))
+    ours = {torch_name(path): (path[-1], variable) for path, variable in nnx.to_flat_state(state)}
+    theirs = {name: w for name, w in weights.items() if not name.endswith('num_batches_tracked')}
+    shared = ours.keys() & theirs.keys()
+    arrays = {name: _convert(ours[name][0], theirs[name]) for name in shared}
+    problems = [f'missing {name}' for name in sorted(ours.keys() - theirs.keys())]
+    problems += [f'extra {name}' for name in sorted(theirs.keys() - ours.keys())]
+    problems += [
+        f'{name} has shape {arrays[name].shape}, the model wants {ours[name][1].shape}'
+        for name in sorted(shared)
+        if arrays[name].shape != ours[name][1].shape
+    ]
+    if problems:
+        raise UserError('these weights do not fit the model: ' + '; '.join(problems))
+    for name, (_, variable) in ours.items():
+        variable[...] = arrays[name]
+    nnx.update(model, state)
+
+
+def _convert(leaf: str, array: np.ndarray) -> np.ndarray:
+    return LEAVES[leaf][1](array) if array.ndim == 4 or leaf != 'kernel' else array

@@ -1,0 +1,236 @@
+"""The training loop: epochs of jitted steps, validation, plateau, early stopping, checkpoints, report.
+
+A run is a pure function of (config, data, seed). All that later steps depend on is in the checkpoint, so a killed run
+that is started again ends with the same parameters.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from hpe_jax import checkpoint, configuration, evaluate, files, logbook, losses, models, optim, preprocess, visualize
+from hpe_jax.data import prepared
+from hpe_jax.errors import UserError
+
+PICTURE_PHOTOS = 16
+
+
+class TrainState(nnx.Module):
+    """All that a step changes: parameters and BatchNorm statistics, and the optimiser's and the plateau's state."""
+
+    def __init__(self, config: ConfigDict):
+        self.model = models.make(config.model, config.seed)
+        tx = optim.make(config.optimizer, config.train.steps_per_epoch)
+        self.optimizer = nnx.Optimizer(self.model, tx, wrt=nnx.Param)
+
+
+def make_train_step(config: ConfigDict, graphdef: nnx.GraphDef, mean: np.ndarray, std: np.ndarray) -> Callable:
+    """The jitted (state, batch) -> (state, loss), with donated state."""
+
+    def loss_fn(model: nnx.Module, batch: preprocess.Batch) -> jax.Array:
+        heatmaps = model(preprocess.inputs(batch, mean, std))
+        targets = preprocess.targets(batch, config.heatmap)
+        loss = losses.per_keypoint(config.loss.name, heatmaps, targets, **config.loss.options)
+        return losses.masked_mean(loss, preprocess.counted(batch))
+
+    @partial(jax.jit, donate_argnums=0)
+    def train_step(state: nnx.State, batch: preprocess.Batch) -> tuple[nnx.State, jax.Array]:
+        train_state = nnx.merge(graphdef, state)
+        loss, grads = nnx.value_and_grad(loss_fn)(train_state.model, batch)
+        train_state.optimizer.update(train_state.model, grads, value=loss)
+        return nnx.state(train_state), loss
+
+    return train_step
+
+
+class Trainer:
+    """One run directory: its data, its state, and the loop over both. `run` is the whole job."""
+
+    def __init__(self, config: ConfigDict, workdir: str | Path):
+        """Checks everything that can be wrong before any work, loads the data, and restores the last checkpoint."""
+        configuration.check(config)
+        files.check_writable(workdir)
+        configuration.check_same(config, workdir)
+        self.config, self.workdir = config, Path(workdir)
+        self._load_data()
+        configuration.save(config, workdir)
+        self.train_state = TrainState(config)
+        self.checkpoints = checkpoint.Checkpoints(workdir)
+        self.history = self._restore(self.checkpoints.latest())
+        decoder = config.eval.decoder
+        self.eval_step = evaluate.make_eval_step(config, self.train_state.model, self.mean, self.std, [decoder])
+
+    def _load_data(self) -> None:
+        from hpe_jax.data import pipeline  # TensorFlow takes seconds to import: bad input is answered first
+
+        config, data = self.config, self.config.data
+        builder = prepared.open_dataset(data)
+        splits = {name: pipeline.load(builder, data[f'{name}_split']) for name in ('train', 'validation', 'test')}
+        for name, split in splits.items():
+            print(f'{name:10s} {len(split):6d} photos ({data.dataset} {data[f"{name}_split"]})', flush=True)
+        if not len(splits['train']):
+            raise UserError(f'config.data.train_split={data.train_split!r} of {data.dataset} holds no photos')
+        if not len(splits['validation']):
+            print('No photos to validate on: no early stopping, and the best checkpoint is that of the training loss.')
+        if data.mean:
+            self.mean, self.std = np.float32(data.mean), np.float32(data.std)
+        else:
+            self.mean, self.std = prepared.channel_statistics(builder, data.train_split, splits['train'].photos)
+        if data.cache:
+            splits |= {name: pipeline.cache(splits[name], data.image_size) for name in ('train', 'validation')}
+        self.pipelines = {
+            name: pipeline.Pipeline(split, data, config.heatmap, self.mean, self.std) for name, split in splits.items()
+        }
+
+    def _restore(self, epoch: int | None) -> list[dict]:
+        """Fills the state from that epoch's checkpoint; returns the records of the epochs up to it."""
+        if epoch is None:
+            return []
+        meta = self.checkpoints.restore(epoch, self.train_state.model, self.train_state.optimizer)
+        print(f'Going on after epoch {epoch}.', flush=True)
+        return meta['history']
+
+    def run(self) -> dict:
+        """Trains to the end, then scores the best checkpoint and draws.
+
+        Returns:
+          the content of report.json.
+
+        Raises:
+          UserError: the loss became NaN or infinite.
+        """
+        train = self.config.train
+        log = logbook.Logbook(self.workdir, self.history)
+        graphdef, state = nnx.split(self.train_state)
+        step = make_train_step(self.config, graphdef, self.mean, self.std)
+        first = len(self.history)
+        batches = self.pipelines['train'].epochs(self.config.seed, first, train.steps_per_epoch, train.batch_size)
+        total, done = train.epochs * train.steps_per_epoch, first * train.steps_per_epoch
+        with tqdm(total=total, initial=done, unit='step', disable=None) as bar:
+            while len(self.history) < train.epochs and not self._should_stop():
+                began = time.perf_counter()
+                step_losses = []
+                for batch in islice(batches, train.steps_per_epoch):
+                    state, loss = step(state, batch)
+                    step_losses.append(loss)
+                    bar.update()
+                nnx.update(self.train_state, state)
+                record = self._finish_epoch(np.asarray(jnp.stack(step_losses)), began)
+                log.record(self.history)
+                bar.write('  '.join(f'{name} {value:.6g}' for name, value in record.items() if value is not None))
+                if len(self.history) % train.images_every == 0:
+                    log.image('predictions', visualize.as_image(self._draw('validation')[0]), len(self.history))
+        log.close()
+        return self._report()
+
+    def _finish_epoch(self, step_losses: np.ndarray, began: float) -> dict:
+        """Validates, appends a record to the history, and keeps a checkpoint."""
+        train, epoch = self.config.train, len(self.history) + 1
+        self._check_finite(step_losses, epoch)
+        model = self.train_state.model
+        validation = self._validate(epoch)
+        scores = validation['decoders'].get(self.config.eval.decoder, {})
+        seconds = time.perf_counter() - began
+        rate = optim.learning_rate(self.config.optimizer, self.train_state.optimizer.opt_state)
+        record = {
+            'epoch': epoch,
+            'train_loss': float(step_losses.mean()),
+            'validation_loss': validation['loss'] if scores else None,
+            'validation_error_pct': scores.get('error_pct'),
+            'learning_rate': rate,
+            'seconds': seconds,
+            'images_per_second': train.batch_size * train.steps_per_epoch / seconds,
+        }
+        self.history.append(record)
+        if epoch % train.checkpoint_every == 0 or epoch == train.epochs or self._should_stop():
+            meta = {'history': self.history, 'mean': self.mean.tolist(), 'std': self.std.tolist()}
+            loss = record['validation_loss'] if scores else record['train_loss']
+            self.checkpoints.save(epoch, model, self.train_state.optimizer, meta, loss)
+        return record
+
+    def _validate(self, epoch: int) -> dict:
+        """As many photos as config.train.validation_batches hold, drawn anew in each epoch."""
+        photos, size = self.pipelines['validation'], self.config.eval.batch_size
+        if not len(photos):
+            return {'loss': math.nan, 'decoders': {}}
+        number = min(len(photos), self.config.train.validation_batches * self.config.train.batch_size)
+        batches = photos.once(size, prepared.epoch_order(len(photos), number, self.config.seed, epoch))
+        return evaluate.evaluate(self.eval_step, nnx.state(self.train_state.model), batches)
+
+    def _check_finite(self, step_losses: np.ndarray, epoch: int) -> None:
+        bad = np.flatnonzero(~np.isfinite(step_losses))
+        if bad.size:
+            kept = self.checkpoints.latest()
+            raise UserError(
+                f'the training loss is {step_losses[bad[0]]} at step {(epoch - 1) * len(step_losses) + bad[0] + 1} '
+                f'(epoch {epoch}); {"no checkpoint was made yet" if kept is None else f"epoch {kept} is kept"} in '
+                f'{self.workdir}; try a lower config.optimizer.learning_rate'
+            )
+
+    def _should_stop(self) -> bool:
+        validation_losses = [record['validation_loss'] for record in self.history]
+        return None not in validation_losses and optim.should_stop(
+            validation_losses, **self.config.train.early_stopping
+        )
+
+    def _report(self) -> dict:
+        """Scores the best checkpoint on the test split (or what there is), writes report.json and the pictures."""
+        config, began = self.config, time.perf_counter()
+        best = self.checkpoints.best()
+        self.checkpoints.restore(best, self.train_state.model)
+        split = next(name for name in ('test', 'validation', 'train') if len(self.pipelines[name]))
+        eval_step = evaluate.make_eval_step(config, self.train_state.model, self.mean, self.std, config.eval.decoders)
+        batches = self.pipelines[split].once(config.eval.batch_size)
+        result = evaluate.evaluate(eval_step, nnx.state(self.train_state.model), batches)
+        skeletons, heatmaps = self._draw(split)
+        curves = {name: scores['pck_curve'] for name, scores in result['decoders'].items()}
+        pictures = {
+            'curves': visualize.curves(self.history),
+            'skeletons': skeletons,
+            'heatmaps': heatmaps,
+            'pck': visualize.pck(curves),
+        }
+        for name, figure in pictures.items():
+            visualize.save(figure, self.workdir / f'{name}.png')
+        report = {
+            'split': config.data[f'{split}_split'],
+            'best_epoch': best,
+            'epochs': len(self.history),
+            'stopped_early': self._should_stop(),
+            'wall_time_s': sum(r['seconds'] for r in self.history) + time.perf_counter() - began,
+            **result,
+            'channel_statistics': {'mean': self.mean.tolist(), 'std': self.std.tolist()},
+            **logbook.surroundings(),
+            'config': config.to_dict(),
+        }
+        files.write_json(self.workdir / 'report.json', report)
+        return report
+
+    def _draw(self, split: str):
+        """Figures of photos spread over a split: their skeletons, and the first one's heatmaps."""
+        photos = self.pipelines[split] if len(self.pipelines[split]) else self.pipelines['train']
+        number = min(PICTURE_PHOTOS, len(photos))
+        batch = next(photos.once(number, np.linspace(0, len(photos) - 1, number).astype(int)))
+        predict = jax.jit(evaluate.make_predict(self.train_state.model, self.mean, self.std))
+        heatmaps = predict(nnx.state(self.train_state.model), batch)
+        predicted = np.asarray(evaluate.decode(self.config, heatmaps, self.config.eval.decoder))
+        images = preprocess.to_uint8(batch['image'], self.mean, self.std)
+        return (
+            visualize.skeletons(images, batch['keypoints'], predicted, batch['visible']),
+            visualize.heatmaps(images[0], np.asarray(heatmaps[0])),
+        )
+
+
+def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
+    """The main job: data in; a trained, evaluated and drawn model in `workdir` out. See Trainer."""
+    return Trainer(config, workdir).run()

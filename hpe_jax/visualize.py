@@ -1,0 +1,106 @@
+"""The only plotting file. Every function returns a matplotlib Figure; `save` and `as_image` take it from there."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from hpe_jax import files, hand, metrics
+
+
+def save(figure: Figure, path: str | Path) -> None:
+    with files.replacing(path) as temporary:
+        figure.savefig(temporary, dpi=100)
+
+
+def as_image(figure: Figure) -> UInt8[np.ndarray, 'h w 3']:
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def draw_hand(axes: Axes, keypoints: Float[np.ndarray, '21 2'], visible: Bool[np.ndarray, '21'], **style) -> None:
+    """A skeleton in finger colours; keypoints in pixels of the picture below it, invisible ones left out."""
+    for finger, joints in hand.FINGERS.items():
+        chain = [j for j in (0, *joints) if visible[j]]
+        axes.plot(*keypoints[chain].T, color=hand.COLOURS[finger], solid_capstyle='round', **style)
+    axes.scatter(*keypoints[visible].T, s=5, color='white', linewidths=0, zorder=3)
+
+
+def show(axes: Axes, image: np.ndarray, **options) -> None:
+    """A picture with the convention of geometry.py: it spans [0, width] x [0, height]."""
+    height, width = image.shape[:2]
+    axes.imshow(image, extent=(0, width, height, 0), **options)
+    axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
+
+
+def skeletons(
+    images: UInt8[np.ndarray, 'n h w 3'],
+    true: Float[np.ndarray, 'n 21 2'],
+    predicted: Float[np.ndarray, 'n 21 2'],
+    visible: Bool[np.ndarray, 'n 21'],
+    columns: int = 4,
+) -> Figure:
+    """Photos in pairs, the true skeleton on the left and the predicted one on the right; keypoints normalised."""
+    size = np.array(images.shape[2:0:-1])
+    rows = -(-len(images) // columns)
+    figure = Figure(figsize=(4.4 * columns, 2.35 * rows), layout='constrained')
+    grid = figure.subplots(rows, 2 * columns, squeeze=False)
+    for axes in grid.flat:
+        axes.axis('off')
+    pairs = grid.reshape(-1, 2)
+    for pair, image, t, p, v in zip(pairs, images, true, predicted, visible, strict=False):
+        error = 100 * np.linalg.norm(t - p, axis=-1)[v].mean() if v.any() else np.nan
+        for axes, keypoints, title in ((pair[0], t, 'true'), (pair[1], p, f'predicted, {error:.1f} %')):
+            show(axes, image)
+            draw_hand(axes, keypoints * size, v, linewidth=1.8)
+            axes.set_title(title, fontsize=9)
+    return figure
+
+
+def heatmaps(image: UInt8[np.ndarray, 'h w 3'], maps: Float[np.ndarray, 'h w 21']) -> Figure:
+    """The 21 predicted heatmaps of one photo, each over the photo in grey, with its highest value."""
+    grey = image.mean(-1)
+    figure = Figure(figsize=(14, 6.6), layout='constrained')
+    for axes, name, one in zip(figure.subplots(3, 7).flat, hand.JOINTS, np.moveaxis(maps, -1, 0), strict=True):
+        show(axes, grey, cmap='gray', vmin=0, vmax=255)
+        show(axes, one, cmap='inferno', vmin=0, vmax=1, alpha=np.clip(0.35 + one, 0, 1))
+        axes.set_title(f'{name}  {one.max():.2f}', fontsize=8)
+    return figure
+
+
+def curves(history: Sequence[Mapping]) -> Figure:
+    """Losses, validation error and learning rate against the epoch."""
+    epochs = [record['epoch'] for record in history]
+    figure = Figure(figsize=(9, 8), layout='constrained')
+    top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=(3, 2, 1.2))
+    marker = 'o' if len(epochs) == 1 else None
+    for name in ('train_loss', 'validation_loss'):
+        top.plot(epochs, [record[name] for record in history], label=name.replace('_', ' '), marker=marker)
+    top.set_ylabel('loss')
+    top.legend()
+    middle.plot(epochs, [record['validation_error_pct'] for record in history], color='C1', marker=marker)
+    middle.set_ylabel('validation error\n% of the image size')
+    bottom.plot(epochs, [record['learning_rate'] for record in history], color='C2', marker=marker)
+    bottom.set(ylabel='learning rate', xlabel='epoch', yscale='log')
+    for axes in (top, middle, bottom):
+        axes.grid(alpha=0.3)
+    return figure
+
+
+def pck(curves: Mapping[str, Sequence[float]]) -> Figure:
+    """PCK against the threshold, one line a name; the values belong to metrics.CURVE_PX224."""
+    figure = Figure(figsize=(7, 5), layout='constrained')
+    axes = figure.subplots()
+    for name, values in curves.items():
+        axes.plot(metrics.CURVE_PX224, values, label=name)
+    axes.set(
+        xlabel='threshold, px of a 224 px wide image', ylabel='keypoints within it, %', xlim=(0, 30), ylim=(0, 100)
+    )
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
