@@ -14,7 +14,7 @@ from orbax.checkpoint import checkpoint_managers
 from hpe_jax.errors import UserError
 
 
-def leaves(module: nnx.Module) -> dict[str, jax.Array]:
+def leaves(module: nnx.Module | nnx.Optimizer) -> dict[str, jax.Array]:
     """All variables of a module by name: 'down.0.conv1.kernel' -> array."""
     return {'.'.join(map(str, path)): variable[...] for path, variable in nnx.to_flat_state(nnx.state(module))}
 
@@ -51,7 +51,7 @@ class Checkpoints:
         """The saved epoch with the lowest loss; None if there is none."""
         return self._manager.best_step()
 
-    def save(self, epoch: int, model: nnx.Module, optimizer: nnx.Module, meta: dict, loss: float) -> None:
+    def save(self, epoch: int, model: nnx.Module, optimizer: nnx.Optimizer, meta: dict, loss: float) -> None:
         """Keeps an epoch; `loss` decides which one is the best."""
         self._manager.save(
             epoch,
@@ -63,7 +63,7 @@ class Checkpoints:
             metrics={'loss': loss},
         )
 
-    def restore(self, epoch: int, model: nnx.Module, optimizer: nnx.Module | None = None) -> dict:
+    def restore(self, epoch: int, model: nnx.Module, optimizer: nnx.Optimizer | None = None) -> dict:
         """Fills the modules in place and returns the meta data.
 
         Raises:

@@ -9,8 +9,15 @@ from hpe_jax import files, heatmap, losses, models, optim
 from hpe_jax.errors import UserError
 
 FILE = 'config.json'
-# Fields that may change when a run goes on: they do not alter the steps that were already taken.
-CHANGEABLE = ('train.epochs', 'train.images_every', 'train.checkpoint_every')
+# Fields that may change when a run goes on: they alter none of the steps that were already taken.
+CHANGEABLE = (
+    'data.manual_dir',
+    'data.data_dir',
+    'data.cache',
+    'train.epochs',
+    'train.images_every',
+    'train.checkpoint_every',
+)
 
 
 def check(config: ConfigDict) -> None:

@@ -15,6 +15,8 @@ keypoints alone. No half pixel appears outside this file and heatmap.py. FreiHAN
 The functions take NumPy and JAX arrays alike, and answer in kind.
 """
 
+from typing import Any
+
 import jax
 import numpy as np
 from jaxtyping import Bool, Float
@@ -46,7 +48,7 @@ def pixel_centres(n: int) -> Float[np.ndarray, ' n']:
     return (np.arange(n, dtype=np.float32) + np.float32(0.5)) / np.float32(n)
 
 
-def box_side(keypoints: Float[AnyArray, '*n 21 2'], visible: Bool[AnyArray, '*n 21']) -> Float[AnyArray, '*n']:
+def box_side(keypoints: Float[AnyArray, '*n 21 2'], visible: Bool[AnyArray, '*n 21']) -> Float[Any, '*n']:
     """Longer side of the tight box around the visible keypoints, in the keypoints' own unit; -inf if none is."""
     xp = keypoints.__array_namespace__()
     seen = visible[..., None]

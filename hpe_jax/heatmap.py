@@ -40,6 +40,7 @@ def encode(
     """
     profile = {'subpixel': _profile, 'reference': _reference_profile}[codec]
     height, width = size
+    keypoints = xp.where(visible[..., None], keypoints, xp.zeros_like(keypoints))  # NaN times 0 would be NaN
     gx = profile(xp, keypoints[..., 0], width, sigma)
     gy = profile(xp, keypoints[..., 1], height, sigma)
     gy = xp.where(visible[..., None, :], gy, xp.zeros_like(gy))
@@ -48,8 +49,13 @@ def encode(
 
 def _profile(xp, position, n: int, sigma: float):
     """(*, k) positions -> (*, n, k): a Gaussian along one axis, 1 at the position. x times y makes the 2-D Gaussian."""
-    distance = (xp.asarray(pixel_centres(n))[:, None] - position[..., None, :]) * (n / sigma)
+    distance = (_column(xp, pixel_centres(n), position) - position[..., None, :]) * (n / sigma)
     return xp.exp(-0.5 * distance**2)
+
+
+def _column(xp, values: np.ndarray, like):
+    """(n,) values as (1, ..., n, 1), to meet `like`'s (*, 1, k)."""
+    return xp.asarray(values.reshape((1,) * (len(like.shape) - 1) + (-1, 1)))
 
 
 def _reference_profile(xp, position, n: int, sigma: float):
@@ -60,7 +66,7 @@ def _reference_profile(xp, position, n: int, sigma: float):
     """
     pixel = xp.sign(position) * xp.floor(xp.abs(position) * n)
     pixel = pixel[..., None, :]
-    row = xp.asarray(np.arange(n, dtype=np.float32))[:, None]
+    row = _column(xp, np.arange(n, dtype=np.float32), position)
 
     def gauss(centre):
         return xp.exp(-0.5 * ((row - centre) / sigma) ** 2)
@@ -106,7 +112,7 @@ def window(heatmap: Float[Array, 'h w'], codec: str = 'subpixel', radius: float 
     scale = np.asarray(heatmap.shape[::-1], np.float32)
     centre = argmax(heatmap, codec)
     for _ in range(2):
-        near = (((positions - centre) * scale) ** 2).sum(-1) <= radius**2
+        near = (((positions - centre[None, None]) * scale[None, None]) ** 2).sum(-1) <= radius**2
         centre = centre_of_mass(jnp.where(near, heatmap, 0), positions)
     return centre
 

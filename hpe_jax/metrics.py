@@ -34,7 +34,6 @@ def count_hand(predicted: Float[Array, 'k 2'], true: Float[Array, 'k 2'], visibl
       `pck_curve` as a (len(CURVE_PX224),) array of sums and a scalar count. Distances in image sizes.
     """
     count = visible.astype(jnp.float32)
-    # Not jnp.linalg.norm: an invisible keypoint may lie at infinity, and inf * 0 is NaN.
     distance = jnp.where(visible, jnp.sqrt(((predicted - true) ** 2).sum(-1)), 0)
     box = geometry.box_side(true, visible)
     px224 = distance * 224
@@ -44,7 +43,7 @@ def count_hand(predicted: Float[Array, 'k 2'], true: Float[Array, 'k 2'], visibl
         'pck_box': distance < 0.2 * box,
         'auc': jnp.maximum(0, 1 - px224 / 30),
     }
-    curve = ((px224[:, None] < CURVE_PX224) * count[:, None]).sum(0)
+    curve = ((px224[:, None] < CURVE_PX224[None]) * count[:, None]).sum(0)
     return {
         'error': (distance.sum() / jnp.maximum(count.sum(), 1), (count.sum() > 0).astype(jnp.float32)),
         **{name: (value * count, count) for name, value in per_joint.items()},

@@ -9,20 +9,20 @@ A batch is a dict of arrays with a leading axis B:
     heatmaps   (B, H, W, 21)  only if the host has made them (`config.data.targets = 'host'`)
 """
 
-from collections.abc import Sequence
-
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from ml_collections import ConfigDict
 
 from hpe_jax import heatmap
+from hpe_jax.geometry import AnyArray
 
-Batch = dict[str, Array]
+Batch = dict[str, AnyArray]
 
 
-def normalise(image, mean: Sequence[float], std: Sequence[float]):
-    """Grey levels (float32, 0 to 255, NHWC; NumPy, JAX or TensorFlow) to [0, 1], then standardised per channel."""
+def normalise(image, mean: np.ndarray, std: np.ndarray):
+    """Grey levels (float32, 0 to 255, (..., 3); NumPy, JAX or TensorFlow) to [0, 1], then standardised per channel."""
+    mean, std = (np.reshape(np.float32(x), (1,) * (len(image.shape) - 1) + (3,)) for x in (mean, std))
     return (image / 255 - mean) / std
 
 
@@ -31,15 +31,15 @@ def to_uint8(image: np.ndarray, mean: np.ndarray, std: np.ndarray) -> UInt8[np.n
     return image if image.dtype == np.uint8 else np.uint8(np.round((image * std + mean) * 255))
 
 
-def inputs(batch: Batch, mean: Sequence[float], std: Sequence[float]) -> Float[Array, 'b h w 3']:
+def inputs(batch: Batch, mean: np.ndarray, std: np.ndarray) -> Float[AnyArray, 'b h w 3']:
     """The network's input; float photos pass through, since the host has normalised them."""
     image = batch['image']
     if image.dtype != jnp.uint8:
         return image
-    return normalise(image.astype(jnp.float32), jnp.asarray(mean), jnp.asarray(std))
+    return normalise(image.astype(jnp.float32), mean, std)
 
 
-def targets(batch: Batch, config: ConfigDict) -> Float[Array, 'b h w 21']:
+def targets(batch: Batch, config: ConfigDict) -> Float[AnyArray, 'b h w 21']:
     """The true heatmaps: the host's, or made here from the keypoints (`config` is config.heatmap)."""
     if 'heatmaps' in batch:
         return batch['heatmaps']
@@ -47,6 +47,6 @@ def targets(batch: Batch, config: ConfigDict) -> Float[Array, 'b h w 21']:
     return heatmap.encode(batch['keypoints'], batch['visible'], size, config.sigma, config.codec)
 
 
-def counted(batch: Batch) -> Bool[Array, 'b 21']:
+def counted(batch: Batch) -> Bool[AnyArray, 'b 21']:
     """The keypoints that count: visible ones of photos that are no padding."""
     return batch['visible'] & batch['mask'][:, None]

@@ -97,6 +97,8 @@ class Trainer:
         if epoch is None:
             return []
         meta = self.checkpoints.restore(epoch, self.train_state.model, self.train_state.optimizer)
+        if not np.array_equal(np.float32([meta['mean'], meta['std']]), [self.mean, self.std]):
+            raise UserError(f'{self.workdir} holds a run on other photos: the channel statistics differ')
         print(f'Going on after epoch {epoch}.', flush=True)
         return meta['history']
 

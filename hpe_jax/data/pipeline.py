@@ -58,7 +58,7 @@ def load(builder: tfds.core.DatasetBuilder, expression: str) -> Split:
     return Split(examples['image'].numpy(), keypoints, geometry.inside_frame(keypoints))
 
 
-def decode(photo: tf.Tensor, size: int) -> tf.Tensor:
+def decode(photo: tf.Tensor | bytes, size: int) -> tf.Tensor:
     """JPEG bytes to (size, size, 3) uint8 by antialiased bilinear resize, as PIL's BILINEAR does it."""
     image = tf.io.decode_jpeg(photo, channels=3, dct_method='INTEGER_ACCURATE')
     image = tf.image.resize(image, (size, size), 'bilinear', antialias=True)

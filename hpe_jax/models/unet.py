@@ -9,17 +9,18 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 # PyTorch's default for a convolution, uniform in ±1/sqrt(fan_in).
 KERNEL_INIT = nnx.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 
 
-def conv(channels_in: int, channels_out: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Conv:
+def conv(channels_in: int, channels_out: int, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.Conv:
     return nnx.Conv(channels_in, channels_out, (3, 3), use_bias=False, kernel_init=KERNEL_INIT, dtype=dtype, rngs=rngs)
 
 
-def norm(channels: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.BatchNorm:
+def norm(channels: int, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.BatchNorm:
     # Flax's momentum 0.9 is PyTorch's 0.1; the two-pass variance keeps parity with it in float32.
     return nnx.BatchNorm(channels, momentum=0.9, epsilon=1e-5, use_fast_variance=False, dtype=dtype, rngs=rngs)
 
@@ -39,7 +40,7 @@ def upsample(x: Float[Array, 'b h w c']) -> Float[Array, 'b 2*h 2*w c']:
 class ConvBlock(nnx.Module):
     """(BatchNorm, 3x3 convolution without bias, ReLU), twice."""
 
-    def __init__(self, channels_in: int, channels_out: int, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, channels_in: int, channels_out: int, dtype: DTypeLike, rngs: nnx.Rngs):
         self.norm1 = norm(channels_in, dtype, rngs)
         self.conv1 = conv(channels_in, channels_out, dtype, rngs)
         self.norm2 = norm(channels_out, dtype, rngs)
@@ -64,7 +65,7 @@ class UNet(nnx.Module):
         self,
         num_keypoints: int = 21,
         widths: Sequence[int] = (16, 32, 64, 128),
-        dtype: jnp.dtype = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         *,
         rngs: nnx.Rngs,
     ):

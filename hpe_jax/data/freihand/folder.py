@@ -35,7 +35,7 @@ class Part:
 
 
 def find(root: str | Path, name: str) -> Part:
-    """Reads and checks one half of an extracted folder, flat or nested up to two folders deep.
+    """Reads and checks one half, 'training' or 'evaluation', of an extracted folder, nested up to two folders deep.
 
     Raises:
       UserError: the folder is missing or partial, or its photos and labels do not belong together.

@@ -61,25 +61,26 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager):
-        root = self._root(dl_manager)
+        root, evaluation_root = self._roots(dl_manager)
         training = folder.find(root, 'training')
         versions = folder.VERSIONS if self.builder_config.name == 'full' else folder.VERSIONS[:1]
         if training.num_versions < len(versions):
             raise UserError(f"{root} holds the green-screen photos only: use 'freihand/raw', or extract all 130,240")
         bounds = split_bounds(len(training.xyz))
         splits = {name: self._generate_examples(training, ids, versions) for name, ids in bounds.items() if ids}
-        if folder.has_evaluation(root):
-            evaluation = folder.find(root, 'evaluation')
+        if folder.has_evaluation(evaluation_root):
+            evaluation = folder.find(evaluation_root, 'evaluation')
             splits['evaluation'] = self._generate_examples(evaluation, range(len(evaluation.xyz)), ('gs',))
         return splits
 
-    def _root(self, dl_manager: tfds.download.DownloadManager) -> Path:
-        """The extracted folder: the user's, or where the downloaded archives were extracted side by side."""
-        default = dl_manager.download_dir / 'manual'
-        if Path(dl_manager._manual_dir) != Path(default) or default.exists():
-            return Path(dl_manager._manual_dir)
-        archives = dl_manager.download_and_extract([URL + 'FreiHAND_pub_v2.zip', URL + 'FreiHAND_pub_v2_eval.zip'])
-        return Path(archives[0])
+    def _roots(self, dl_manager: tfds.download.DownloadManager) -> tuple[Path, Path]:
+        """Where the two halves lie: in the user's folder, or in the downloaded archives, each extracted on its own."""
+        manual = Path(dl_manager._manual_dir)
+        if manual != Path(dl_manager.download_dir / 'manual') or manual.exists():
+            return manual, manual
+        archives = ('FreiHAND_pub_v2.zip', 'FreiHAND_pub_v2_eval.zip')
+        training, evaluation = dl_manager.download_and_extract([URL + archive for archive in archives])
+        return Path(training), Path(evaluation)
 
     def _generate_examples(self, part: folder.Part, ids: range, versions: tuple[str, ...]) -> Iterator[tuple]:
         uv = geometry.project(part.xyz, part.K)

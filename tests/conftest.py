@@ -1,0 +1,35 @@
+"""Strict for every test: shapes are checked at run time, rank promotion raises, warnings are errors (pyproject.toml)."""
+
+import os
+
+os.environ['JAX_PLATFORMS'] = 'cpu'
+os.environ['TFDS_DATA_DIR'] = '/nonexistent'  # a test that forgets to name its own folder fails
+
+from pathlib import Path
+
+import jaxtyping
+
+jaxtyping.install_import_hook('hpe_jax', 'beartype.beartype')
+
+import jax
+import pytest
+
+jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+SHARED = Path(__file__).parents[2] / 'shared'
+
+
+@pytest.fixture(scope='session')
+def shared() -> Path:
+    """Real photos and the published weights; they lie beside some checkouts only and their licences keep them there."""
+    if not SHARED.is_dir():
+        pytest.skip('needs the research data beside the checkout (../shared), which is not distributed')
+    return SHARED
+
+
+@pytest.fixture(scope='session')
+def freihand_like(tmp_path_factory) -> Path:
+    """A folder in FreiHAND's layout: 13 drawn hands in all four versions."""
+    from hpe_jax.data import drawn_hands
+
+    return drawn_hands.write(tmp_path_factory.mktemp('freihand_like'), 13, versions=4)

@@ -1,0 +1,58 @@
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from configs import tiny
+from hpe_jax import checkpoint, train
+from hpe_jax.errors import UserError
+
+
+def state(seed: int = 0, **model):
+    config = tiny.get_config()
+    config.seed = seed
+    config.model.update(model)
+    return train.TrainState(config)
+
+
+def equal(a, b) -> bool:
+    a, b = checkpoint.leaves(a), checkpoint.leaves(b)
+    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
+
+
+def test_round_trip_is_exact_and_carries_the_meta_data(tmp_path):
+    saved, other = state(seed=0), state(seed=1)
+    assert not equal(saved.model, other.model)
+    meta = {'history': [{'epoch': 1, 'train_loss': 0.1}], 'mean': [0.1, 0.2, 0.3]}
+    checkpoint.Checkpoints(tmp_path).save(1, saved.model, saved.optimizer, meta, 0.5)
+    assert checkpoint.Checkpoints(tmp_path, read_only=True).restore(1, other.model, other.optimizer) == meta
+    assert equal(saved.model, other.model) and equal(saved.optimizer, other.optimizer)
+
+
+def test_latest_and_best_are_kept_and_nothing_else(tmp_path):
+    kept = checkpoint.Checkpoints(tmp_path)
+    assert kept.latest() is None and kept.best() is None
+    some = state()
+    for epoch, loss in enumerate([0.9, 0.3, 0.5, 0.4], start=1):
+        kept.save(epoch, some.model, some.optimizer, {}, loss)
+    assert (kept.latest(), kept.best()) == (4, 2)
+    assert sorted(int(path.name) for path in (tmp_path / 'checkpoints').iterdir()) == [2, 4]
+    again = checkpoint.Checkpoints(tmp_path, read_only=True)
+    assert (again.latest(), again.best()) == (4, 2)
+
+
+def test_every_leaf_has_a_readable_name():
+    names = checkpoint.leaves(state().model)
+    assert {'down.0.conv1.kernel', 'bottleneck.norm2.var', 'up.0.norm1.scale', 'out.kernel'} <= names.keys()
+    assert sum(leaf.size for leaf in names.values()) == sum(x.size for x in jax.tree.leaves(nnx.state(state().model)))
+
+
+@pytest.mark.parametrize('model', [{'widths': (4, 12)}, {'widths': (4, 8, 8)}])
+def test_a_checkpoint_of_another_model_names_the_leaf(tmp_path, model):
+    some = state()
+    checkpoint.Checkpoints(tmp_path).save(1, some.model, some.optimizer, {}, 0.5)
+    before = state(**model)
+    untouched = dict(checkpoint.leaves(before.model))
+    with pytest.raises(UserError, match=r'is of another model: \d+ leaves differ, the first is model bottleneck'):
+        checkpoint.Checkpoints(tmp_path).restore(1, before.model)
+    assert all(np.array_equal(untouched[name], leaf) for name, leaf in checkpoint.leaves(before.model).items())

@@ -1,0 +1,114 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hpe_jax import heatmap
+
+SIZE = (48, 80)  # not square: a swapped axis shows
+ALL = np.ones(3, bool)
+KEYPOINTS = np.float32([[0.31, 0.52], [0.777, 0.333], [0.503, 0.61]])
+
+
+def pixels(error):
+    """Normalised (x, y) differences in pixels of SIZE."""
+    return np.abs(np.asarray(error)) * [SIZE[1], SIZE[0]]
+
+
+def test_encode_by_hand():
+    # x = 1.5 / 4 is the centre of column 1, y = 2 / 4 the edge between rows 1 and 2.
+    maps = heatmap.encode(np.float32([[1.5 / 4, 0.5]]), np.array([True]), (4, 4), 2.0, xp=np)
+    rows, columns = np.array([1.5, 0.5, -0.5, -1.5]), np.array([1, 0, -1, -2])
+    expected = np.exp(-(rows[:, None] ** 2 + columns[None, :] ** 2) / 8)
+    np.testing.assert_allclose(maps[..., 0], expected, rtol=1e-6)
+
+
+def test_numpy_tensorflow_and_jax_make_the_same_maps():
+    import hpe_jax.data.pipeline  # noqa: F401  quietens TensorFlow
+    import tensorflow.experimental.numpy as tnp
+
+    for codec in heatmap.CODECS:
+        maps = [
+            np.asarray(heatmap.encode(xp.asarray(KEYPOINTS), xp.asarray(ALL), SIZE, 2.0, codec, xp))
+            for xp in (np, jnp, tnp)
+        ]
+        np.testing.assert_allclose(maps[1], maps[0], atol=1e-6)
+        np.testing.assert_allclose(maps[2], maps[0], atol=1e-6)
+
+
+@pytest.mark.parametrize('codec', heatmap.CODECS)
+def test_an_invisible_keypoint_has_an_empty_map_wherever_it_lies(codec):
+    keypoints = jnp.array([[0.5, 0.5], [jnp.nan, 0.5], [-3.0, 7.0]])
+    maps = heatmap.encode(keypoints, jnp.array([True, False, False]), SIZE, 2.0, codec)
+    assert maps[..., 0].max() > 0.9
+    assert not jnp.nan_to_num(maps[..., 2]).any()
+    assert not maps[..., 2].any()
+
+
+@pytest.mark.parametrize('decoder', ['mean', 'window', 'softargmax'])
+def test_round_trip_to_a_hundredth_of_a_pixel(decoder):
+    maps = heatmap.encode(jnp.asarray(KEYPOINTS), jnp.asarray(ALL), SIZE, 3.0)
+    assert pixels(heatmap.decode(maps, decoder) - KEYPOINTS).max() < 0.01
+
+
+def test_argmax_is_the_centre_of_the_nearest_pixel():
+    maps = heatmap.encode(jnp.asarray(KEYPOINTS), jnp.asarray(ALL), SIZE, 2.0)
+    centres = (np.floor(KEYPOINTS * [SIZE[1], SIZE[0]]) + 0.5) / [SIZE[1], SIZE[0]]
+    np.testing.assert_allclose(heatmap.decode(maps, 'argmax'), centres, atol=1e-6)
+
+
+@pytest.mark.parametrize('decoder', heatmap.DECODERS)
+def test_shifting_the_map_shifts_the_answer(decoder):
+    maps = heatmap.encode(jnp.asarray(KEYPOINTS), jnp.asarray(ALL), SIZE, 2.0)
+    moved = jnp.roll(maps, (4, -3), (0, 1))
+    shift = pixels(heatmap.decode(moved, decoder) - heatmap.decode(maps, decoder))
+    np.testing.assert_allclose(shift, np.tile([3, 4], (3, 1)), atol=2e-3)
+
+
+def test_background_pulls_the_mean_to_the_middle_and_leaves_the_window_alone():
+    maps = heatmap.encode(jnp.asarray(KEYPOINTS), jnp.asarray(ALL), SIZE, 2.0) + 0.01
+    assert pixels(heatmap.decode(maps, 'mean') - KEYPOINTS).max() > 5
+    assert pixels(heatmap.decode(maps, 'window', radius=6.0) - KEYPOINTS).max() < 0.1
+
+
+def test_window_passes_over_a_second_lower_peak():
+    other = heatmap.encode(jnp.asarray(KEYPOINTS[::-1].copy()), jnp.asarray(ALL), SIZE, 2.0)
+    maps = heatmap.encode(jnp.asarray(KEYPOINTS), jnp.asarray(ALL), SIZE, 2.0)
+    found = heatmap.decode(jnp.maximum(maps, 0.7 * other), 'window', radius=6.0)
+    assert pixels(found - KEYPOINTS).max() < 0.02
+
+
+@pytest.mark.parametrize('decoder', heatmap.DECODERS)
+def test_an_empty_map_decodes_to_a_finite_place(decoder):
+    assert jnp.isfinite(heatmap.decode(jnp.zeros((*SIZE, 1)), decoder)).all()
+
+
+def test_soft_argmax_has_a_gradient_that_points_to_where_mass_is_missing():
+    maps = heatmap.encode(jnp.asarray(KEYPOINTS[:1]), jnp.asarray(ALL[:1]), SIZE, 2.0)[..., 0]
+    gradient = jax.grad(lambda m: heatmap.softargmax(m)[0])(maps)
+    x = int(KEYPOINTS[0, 0] * SIZE[1])
+    assert gradient[:, x + 2 :].max() > 0 > gradient[:, : x - 1].min()
+    assert gradient[:, : x - 1].max() <= 0
+
+
+def blurred_one(position: float, n: int, sigma: float) -> np.ndarray:
+    """What the reference computes along one axis, by brute force: a 1 at int(position * n), convolved with a
+    51-tap Gaussian at OpenCV's default border (reflect 101), divided by its maximum."""
+    line = np.zeros(n)
+    line[int(position * n)] = 1
+    taps = np.exp(-(np.arange(-25, 26) ** 2) / (2 * sigma**2))
+    blurred = np.convolve(np.pad(line, 25, mode='reflect'), taps / taps.sum(), mode='valid')
+    return blurred / blurred.max()
+
+
+@pytest.mark.parametrize('x', [0.0, 0.004, 0.01, 0.03, 0.5, 0.517, 0.97, 0.985, 0.9999])
+def test_reference_codec_is_a_blurred_pixel_with_reflecting_borders(x):
+    maps = heatmap.encode(jnp.array([[x, 0.4]]), jnp.array([True]), (96, 128), 3.0, 'reference')
+    expected = np.outer(blurred_one(0.4, 96, 3.0), blurred_one(x, 128, 3.0))
+    np.testing.assert_allclose(maps[..., 0], expected, atol=2e-6)
+
+
+def test_reference_codec_loses_the_fraction_of_a_pixel():
+    truth = np.float32([[70.75 / 128, 60.25 / 128]])
+    maps = heatmap.encode(jnp.asarray(truth), jnp.array([True]), (128, 128), 3.0, 'reference')
+    np.testing.assert_allclose(heatmap.decode(maps, 'mean', 'reference') * 128, [[70, 60]], atol=1e-3)

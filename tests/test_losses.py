@@ -1,0 +1,58 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hpe_jax import losses
+
+
+def maps(seed: int = 0, shape=(2, 6, 5, 3)):
+    return jax.random.uniform(jax.random.key(seed), shape)
+
+
+def test_iou_by_hand():
+    target = jnp.array([[1.0, 0.5], [0, 0]])
+    predicted = jnp.array([[0.5, 0.5], [0.5, 0]])
+    # t·p = .75, t² = 1.25, p² = .75: IoU = .75 / 1.25
+    assert losses.iou(predicted, target, epsilon=0.0) == pytest.approx(0.4)
+
+
+def test_mse_by_hand():
+    assert losses.mse(jnp.array([[0.5, 0.0]]), jnp.array([[1.0, 1.0]])) == pytest.approx((0.25 + 1) / 2)
+
+
+@pytest.mark.parametrize('loss', losses.LOSSES)
+def test_zero_on_identity_and_positive_elsewhere(loss):
+    np.testing.assert_allclose(losses.per_keypoint(loss, maps(), maps()), 0, atol=1e-6)
+    assert (losses.per_keypoint(loss, maps(1), maps()) > 0.01).all()
+
+
+@pytest.mark.parametrize('loss', losses.LOSSES)
+def test_permuted_joints_permute_the_losses(loss):
+    order = jnp.array([2, 0, 1])
+    plain = losses.per_keypoint(loss, maps(1), maps(2))
+    permuted = losses.per_keypoint(loss, maps(1)[..., order], maps(2)[..., order])
+    np.testing.assert_allclose(permuted, plain[:, order], rtol=1e-6)
+    assert len(set(np.asarray(plain).ravel().tolist())) == plain.size
+
+
+@pytest.mark.parametrize('loss', losses.LOSSES)
+def test_a_masked_keypoint_has_zero_gradient_and_does_not_dilute_the_mean(loss):
+    counts = jnp.array([[True, False, True], [True, True, True]])
+
+    def total(predicted):
+        return losses.masked_mean(losses.per_keypoint(loss, predicted, maps(2)), counts)
+
+    gradient = jax.grad(total)(maps(1))
+    assert not gradient[0, ..., 1].any()
+    assert jnp.abs(gradient).sum((1, 2))[counts].min() > 0
+    values = losses.per_keypoint(loss, maps(1), maps(2))
+    assert total(maps(1)) == pytest.approx(float(values[counts].mean()), rel=1e-6)
+
+
+def test_mean_over_nothing_is_zero():
+    assert losses.masked_mean(jnp.ones((2, 3)), jnp.zeros((2, 3), bool)) == 0
+
+
+def test_iou_of_two_empty_maps_is_perfect():
+    assert losses.iou(jnp.zeros((4, 4)), jnp.zeros((4, 4))) == 0

@@ -1,0 +1,82 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hpe_jax import hand, metrics
+
+
+def hand_with_errors(errors):
+    """True and predicted keypoints (normalised) whose distances are `errors`; the true box is .5 wide, .2 high."""
+    true = np.zeros((21, 2), np.float32)
+    true[:, 0] = np.linspace(0.1, 0.6, 21)
+    true[:, 1] = np.linspace(0.3, 0.5, 21)
+    direction = np.float32([0.6, -0.8])
+    return jnp.asarray(true + np.float32(errors)[:, None] * direction), jnp.asarray(true)
+
+
+def score(*hands):
+    total = None
+    for predicted, true, visible in hands:
+        total = metrics.merge(total, metrics.count_hand(predicted, true, jnp.asarray(visible)))
+    return metrics.compute(total)
+
+
+def test_by_hand():
+    errors = np.zeros(21)
+    errors[:4] = [0.04, 0.06, 0.09, 0.2]
+    visible = np.ones(21, bool)
+    result = score((*hand_with_errors(errors), visible))
+    mean = 0.39 / 21
+    assert result['error_pct'] == pytest.approx(100 * mean, rel=1e-4)
+    assert result['epe_px128'] == pytest.approx(128 * mean, rel=1e-4)
+    assert result['epe_px224'] == pytest.approx(224 * mean, rel=1e-4)
+    assert result['pck@0.05_image'] == pytest.approx(100 * 18 / 21)
+    assert result['pck@0.2_box'] == pytest.approx(100 * 20 / 21)  # 0.2 * .5 = .1
+    # Areas under each keypoint's step: 1 - e * 224 / 30, and none for .2 (44.8 px).
+    area = 17 + sum(1 - e * 224 / 30 for e in (0.04, 0.06, 0.09))
+    assert result['auc_0_30px224'] == pytest.approx(area / 21, rel=1e-4)
+    assert result['per_joint']['epe_px128']['thumb_ip'] == pytest.approx(128 * 0.2, rel=1e-4)
+    assert result['per_joint']['pck@0.2_box'] == {name: 0.0 if name == 'thumb_ip' else 100.0 for name in hand.JOINTS}
+
+
+def test_error_pct_averages_over_images_and_epe_over_keypoints():
+    few = np.zeros(21, bool)
+    few[:1] = True
+    every = np.ones(21, bool)
+    result = score((*hand_with_errors(np.full(21, 0.1)), few), (*hand_with_errors(np.zeros(21)), every))
+    assert result['error_pct'] == pytest.approx(5, rel=1e-4)
+    assert result['epe_px128'] == pytest.approx(128 * 0.1 / 22, rel=1e-4)
+
+
+def test_invisible_keypoints_count_nowhere_even_at_infinity():
+    predicted, true = hand_with_errors(np.full(21, 0.01))
+    visible = np.arange(21) != 5
+    spoiled = true.at[5].set(jnp.array([jnp.inf, -jnp.inf]))
+    clean = score((predicted, true, visible))
+    assert score((predicted, spoiled, visible))['error_pct'] == pytest.approx(clean['error_pct'])
+    assert np.isnan(clean['per_joint']['epe_px128']['index_mcp'])
+
+
+def test_a_hand_without_visible_keypoints_changes_nothing():
+    one = (*hand_with_errors(np.full(21, 0.03)), np.ones(21, bool))
+    none = (*hand_with_errors(np.full(21, 0.9)), np.zeros(21, bool))
+    assert score(one, none) == score(one)
+    assert np.isnan(score(none)['error_pct'])
+
+
+def test_merging_in_any_grouping_gives_the_same():
+    rng = np.random.default_rng(0)
+    hands = [(*hand_with_errors(rng.uniform(0, 0.2, 21)), rng.random(21) < 0.8) for _ in range(6)]
+    one_by_one = score(*hands)
+    stacked = [jnp.stack([jnp.asarray(h[i]) for h in hands]) for i in range(3)]
+    at_once = jax.tree.map(lambda x: x.sum(0), jax.vmap(metrics.count_hand)(*stacked))
+    assert metrics.compute(metrics.merge(None, at_once))['epe_px224'] == pytest.approx(one_by_one['epe_px224'])
+
+
+def test_auc_is_the_area_under_the_pck_curve():
+    rng = np.random.default_rng(1)
+    result = score((*hand_with_errors(rng.uniform(0, 0.16, 21)), np.ones(21, bool)))
+    area = np.trapezoid(np.array(result['pck_curve']) / 100, metrics.CURVE_PX224) / 30
+    assert result['auc_0_30px224'] == pytest.approx(area, abs=0.01)
+    assert (np.diff(result['pck_curve']) >= 0).all()

@@ -1,0 +1,84 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from ml_collections import ConfigDict
+
+from hpe_jax import optim
+
+PLATEAU = {'factor': 0.5, 'patience': 3, 'rtol': 1e-5}
+
+
+def rates(losses, steps_per_epoch=1, **plateau):
+    """The scale of every step's update."""
+    tx = optim.reduce_on_plateau(steps_per_epoch, **plateau)
+    step = jax.jit(lambda state, loss: tx.update(jnp.ones(()), state, value=loss))
+    state, scales = tx.init(jnp.zeros(())), []
+    for loss in losses:
+        update, state = step(state, jnp.float32(loss))
+        scales.append(float(update))
+    return scales
+
+
+def pytorch_rates(losses, patience: int) -> list[float]:
+    """ReduceLROnPlateau(factor=.5, patience, threshold=1e-5, 'rel') in plain Python: the rate after every epoch."""
+    rate, best, bad, found = 1.0, np.inf, 0, []
+    for loss in losses:
+        best, bad = (loss, 0) if loss < best * (1 - 1e-5) else (best, bad + 1)
+        if bad > patience:
+            rate, bad = rate / 2, 0
+        found.append(rate)
+    return found
+
+
+def test_halves_when_pytorch_does():
+    losses = 0.5 + np.random.default_rng(0).random(200) * np.exp(-np.arange(200) / 40)
+    ours = rates(np.append(losses, 1), **PLATEAU)
+    assert ours[0] == 1 and ours[1:] == pytorch_rates(losses, patience=PLATEAU['patience'] - 1)
+    assert len(set(ours)) > 4
+
+
+def test_the_mean_of_an_epoch_counts_and_its_verdict_waits_for_the_next_epoch():
+    epochs = [[3, 1], [1, 3], [4, 0], [1, 3], [2, 2]]  # every mean is 2: never better than the first
+    scales = rates(np.ravel(epochs), steps_per_epoch=2, **PLATEAU)
+    assert scales == [1] * 8 + [0.5] * 2
+
+
+def test_rates_of_the_published_implementation(shared):
+    parity = np.load(shared / 'reference/parity.npz')
+    losses = parity['plateau_loss']
+    ours = 0.1 * np.array(rates(np.append(losses, 1), factor=0.5, patience=21, rtol=1e-5))[1:]
+    np.testing.assert_allclose(ours, parity['plateau_lr'], rtol=1e-6)
+
+
+def test_chain_takes_plain_sgd_steps_and_reports_the_rate():
+    config = ConfigDict({'name': 'sgd', 'learning_rate': 0.25, 'options': {}, 'plateau': PLATEAU})
+    tx = optim.make(config, steps_per_epoch=1)
+    params = jnp.array([1.0, 2.0])
+    state = tx.init(params)
+    for _ in range(5):
+        rate = optim.learning_rate(config, state)
+        update, state = tx.update(jnp.array([4.0, -4.0]), state, params, value=jnp.float32(1))
+        np.testing.assert_allclose(update, [-4 * rate, 4 * rate])
+    assert rate == 0.125
+    assert optax.tree.get(state, 'scale') == 0.5
+
+
+@pytest.mark.parametrize('case', [0, 1, 2])
+def test_early_stopping_of_the_published_implementation(shared, case):
+    parity = np.load(shared / 'reference/parity.npz')
+    losses = parity[f'early_stop_loss_{case}'].tolist()
+    stops = [epoch for epoch in range(len(losses)) if optim.should_stop(losses[: epoch + 1], window=10, patience=10)]
+    assert (stops[0] if stops else -1) == parity[f'early_stop_epoch_{case}']
+
+
+def test_early_stopping_by_hand():
+    falling = [1.0, 0.9, 0.8]
+    assert not optim.should_stop(falling, window=2, patience=1)
+    # Means of two: .85 is the lowest; .85, .9, .95 have not fallen: more than one epoch of patience.
+    assert not optim.should_stop([*falling, 0.9], window=2, patience=1)
+    assert optim.should_stop([*falling, 0.9, 0.9], window=2, patience=1)
+    assert not optim.should_stop([], window=2, patience=1)
+    # A fall in the sixth decimal is none.
+    assert optim.should_stop([0.5, 0.5, 0.499999, 0.499998], window=1, patience=2)
