@@ -92,7 +92,7 @@ def evaluate_run(config: ConfigDict, workdir: str | Path, split: str) -> dict:
     model = models.make(config.model, config.seed)
     meta = checkpoints.restore(epoch, model)
     mean, std = np.float32(meta['mean']), np.float32(meta['std'])
-    photos = pipeline.load(prepared.open_dataset(config.data), split)
+    photos = prepared.load(prepared.open_dataset(config.data), split)
     if not len(photos):
         raise UserError(f'split {split!r} of {config.data.dataset} holds no photos')
     batches = pipeline.Pipeline(photos, config.data, config.heatmap, mean, std).once(config.eval.batch_size)

@@ -25,7 +25,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     except OSError as e:
         raise UserError(f'cannot write {path}: {e.strerror or e}') from e
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> None:

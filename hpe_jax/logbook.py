@@ -10,7 +10,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from tensorboardX import SummaryWriter
 
 from hpe_jax import files
 
@@ -20,6 +19,8 @@ class Logbook:
 
     def __init__(self, workdir: str | Path, history: Sequence[dict]):
         """`history`: the records of the epochs that a resumed run goes on from; later ones on disk are dropped."""
+        from tensorboardX import SummaryWriter  # it imports torch, for seconds, where that is installed
+
         self._path = Path(workdir) / 'metrics.jsonl'
         self._write(history)
         first = history[-1]['epoch'] + 1 if history else 1

@@ -39,8 +39,8 @@ def reduce_on_plateau(steps_per_epoch: int, **options) -> optax.GradientTransfor
 
 
 def learning_rate(config: ConfigDict, opt_state: optax.OptState) -> float:
-    """The rate of the next step."""
-    return config.learning_rate * float(optax.tree.get(opt_state, 'scale'))
+    """The rate of the next step; the plateau is the chain's last link."""
+    return config.learning_rate * float(opt_state[-1].scale)
 
 
 def should_stop(losses: Sequence[float], window: int, patience: int, digits: int = 5) -> bool:

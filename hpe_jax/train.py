@@ -75,7 +75,7 @@ class Trainer:
 
         config, data = self.config, self.config.data
         builder = prepared.open_dataset(data)
-        splits = {name: pipeline.load(builder, data[f'{name}_split']) for name in ('train', 'validation', 'test')}
+        splits = {name: prepared.load(builder, data[f'{name}_split']) for name in ('train', 'validation', 'test')}
         for name, split in splits.items():
             print(f'{name:10s} {len(split):6d} photos ({data.dataset} {data[f"{name}_split"]})', flush=True)
         if not len(splits['train']):
@@ -85,7 +85,9 @@ class Trainer:
         if data.mean:
             self.mean, self.std = np.float32(data.mean), np.float32(data.std)
         else:
-            self.mean, self.std = prepared.channel_statistics(builder, data.train_split, splits['train'].photos)
+            self.mean, self.std = prepared.channel_statistics(
+                builder, data.train_split, splits['train'].photos.tolist()
+            )
         if data.cache:
             splits |= {name: pipeline.cache(splits[name], data.image_size) for name in ('train', 'validation')}
         self.pipelines = {

@@ -1,4 +1,4 @@
-"""Strict for every test: shapes are checked at run time, rank promotion raises, warnings are errors (pyproject.toml)."""
+"""Strict for every test: shapes are checked at run time, rank promotion raises, warnings are errors (pyproject)."""
 
 import os
 
@@ -11,8 +11,8 @@ import jaxtyping
 
 jaxtyping.install_import_hook('hpe_jax', 'beartype.beartype')
 
-import jax
-import pytest
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 

@@ -24,8 +24,9 @@ def test_encode_by_hand():
 
 
 def test_numpy_tensorflow_and_jax_make_the_same_maps():
-    import hpe_jax.data.pipeline  # noqa: F401  quietens TensorFlow
     import tensorflow.experimental.numpy as tnp
+
+    import hpe_jax.data.pipeline  # noqa: F401  quietens TensorFlow
 
     for codec in heatmap.CODECS:
         maps = [

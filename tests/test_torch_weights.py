@@ -148,7 +148,10 @@ def test_one_training_step_of_pytorch_in_float64(parity, weights, targets):
     [
         (lambda w: w.pop('conv_out.0.weight'), 'missing conv_out.0.weight'),
         (lambda w: w.update({'head.weight': np.zeros(3)}), 'extra head.weight'),
-        (lambda w: w.update({'conv_up2.double_conv.3.bias': np.zeros(7)}), r'conv_up2.double_conv.3.bias has shape \(7,\)'),
+        (
+            lambda w: w.update({'conv_up2.double_conv.3.bias': np.zeros(7)}),
+            r'conv_up2.double_conv.3.bias has shape \(7,\)',
+        ),
         (lambda w: w.update({'conv_out.0.weight': np.zeros((16, 21))}), r'conv_out.0.weight has shape \(16, 21\)'),
     ],
 )

@@ -14,48 +14,13 @@ os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')  # the same numbers on every
 import numpy as np
 import tensorflow as tf
 import tensorflow.experimental.numpy as tnp
-import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from hpe_jax import geometry, heatmap, preprocess
-from hpe_jax.data import prepared
+from hpe_jax import heatmap, preprocess
+from hpe_jax.data.prepared import Split, epoch_order
 
 tf.config.set_visible_devices([], 'GPU')  # the accelerator is JAX's
-
-
-@dataclasses.dataclass(frozen=True)
-class Split:
-    """One split in host memory.
-
-    photos: (n,) JPEG bytes, or (n, S, S, 3) uint8 if cached.
-    keypoints: (n, 21, 2) float32, normalised; visible: (n, 21) bool, inside the frame.
-    """
-
-    photos: np.ndarray
-    keypoints: np.ndarray
-    visible: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.photos)
-
-
-def load(builder: tfds.core.DatasetBuilder, expression: str) -> Split:
-    """Reads a split (any TFDS expression) with its JPEG bytes as they are; it may be empty."""
-    expression = prepared.resolve_split(builder, expression)
-    if not expression:
-        return Split(np.zeros(0, object), np.zeros((0, 21, 2), np.float32), np.zeros((0, 21), bool))
-    dataset = builder.as_dataset(
-        split=expression,
-        decoders=tfds.decode.PartialDecoding(
-            {'image': True, 'uv': True}, decoders={'image': tfds.decode.SkipDecoding()}
-        ),
-        read_config=tfds.ReadConfig(interleave_cycle_length=1),  # keeps the order of the files
-    )
-    examples = dataset.batch(builder.info.splits[expression].num_examples).get_single_element()
-    height, width, _ = builder.info.features['image'].shape
-    keypoints = examples['uv'].numpy() / np.float32([width, height])
-    return Split(examples['image'].numpy(), keypoints, geometry.inside_frame(keypoints))
 
 
 def decode(photo: tf.Tensor | bytes, size: int) -> tf.Tensor:
@@ -97,7 +62,7 @@ class Pipeline:
         length = steps * batch_size
 
         def order(epoch):
-            return prepared.epoch_order(len(self), length, seed, int(epoch))
+            return epoch_order(len(self), length, seed, int(epoch))
 
         def epoch_indices(epoch):
             indices = tf.numpy_function(order, [epoch], tf.int64, stateful=False)

@@ -1,5 +1,6 @@
 """A dataset's prepared copy on disk: made once by TFDS, then read by every source. Needs no TensorFlow."""
 
+import dataclasses
 import hashlib
 import importlib
 import io
@@ -10,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from ml_collections import ConfigDict
 from PIL import Image
 from tqdm import tqdm
 
-from hpe_jax import files
+from hpe_jax import files, geometry
 from hpe_jax.data.freihand import folder
 from hpe_jax.errors import UserError
 
@@ -56,6 +57,34 @@ def _prepare(builder: tfds.core.DatasetBuilder, manual_dir: str) -> None:
     recorded = Path(sys.modules[type(builder).__module__].__file__).with_name('checksums.tsv').read_text().strip()
     download = tfds.download.DownloadConfig(manual_dir=manual_dir or None, register_checksums=not recorded)
     builder.download_and_prepare(download_config=download)
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """One split in host memory.
+
+    photos: (n,) JPEG bytes, or (n, S, S, 3) uint8 once they are decoded.
+    keypoints: (n, 21, 2) float32, normalised; visible: (n, 21) bool, inside the frame.
+    """
+
+    photos: np.ndarray
+    keypoints: Float[np.ndarray, 'n 21 2']
+    visible: Bool[np.ndarray, 'n 21']
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+
+def load(builder: tfds.core.DatasetBuilder, expression: str) -> Split:
+    """Reads a split (any TFDS expression) in its own order, with its JPEG bytes as they are; it may be empty."""
+    expression = resolve_split(builder, expression)
+    decoders = {'image': tfds.decode.SkipDecoding()}
+    examples = list(builder.as_data_source(expression, decoders=decoders)) if expression else []
+    photos = np.array([example['image'] for example in examples], object)
+    height, width, _ = builder.info.features['image'].shape
+    uv = np.array([example['uv'] for example in examples], np.float32).reshape(-1, 21, 2)
+    keypoints = uv / np.float32([width, height])
+    return Split(photos, keypoints, geometry.inside_frame(keypoints))
 
 
 def resolve_split(builder: tfds.core.DatasetBuilder, expression: str) -> str:

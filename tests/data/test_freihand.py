@@ -153,13 +153,19 @@ def test_archives_are_downloaded_extracted_and_their_checksums_recorded(freihand
         (lambda f: shutil.rmtree(f / 'training'), 'lacks training/rgb'),
         (lambda f: [p.unlink() for p in (f / 'training/rgb').iterdir()], 'holds no photos'),
         (lambda f: (f / 'training/rgb/00000007.jpg').unlink(), '00000007.jpg is missing'),
-        (lambda f: (f / 'training/rgb/00000051.jpg').unlink(), 'holds 51 photos but training_xyz.json has labels for 13'),
+        (
+            lambda f: (f / 'training/rgb/00000051.jpg').unlink(),
+            'holds 51 photos but training_xyz.json has labels for 13',
+        ),
         (lambda f: shorten(f / 'training_K.json'), 'labels 12 photos but training_xyz.json labels 13'),
         (lambda f: [shorten(f / f'training_{n}.json') for n in ('K', 'xyz')], 'has labels for 12'),
         (lambda f: (f / 'training_K.json').write_text('[[1, 2'), 'not a list of 3x3 number arrays'),
         (lambda f: (f / 'training_K.json').write_text('[[[1, 2], [3]]]'), 'not a list of 3x3 number arrays'),
         (lambda f: (f / 'training_xyz.json').write_text(json.dumps(np.ones((13, 20, 3)).tolist())), r'\(13, 20, 3\)'),
-        (lambda f: (f / 'training_xyz.json').write_text(json.dumps(np.zeros((13, 21, 3)).tolist())), 'behind the camera'),
+        (
+            lambda f: (f / 'training_xyz.json').write_text(json.dumps(np.zeros((13, 21, 3)).tolist())),
+            'behind the camera',
+        ),
     ],
 )
 def test_a_wrong_folder_is_answered_in_one_sentence(broken, spoil, message):

@@ -24,7 +24,7 @@ def builder(freihand_like, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def split(builder):
-    return pipeline.load(builder, 'train')
+    return prepared.load(builder, 'train')
 
 
 def make(split, targets='host', size=32):
@@ -41,9 +41,9 @@ def test_load_keeps_bytes_order_and_normalises_keypoints(split, freihand_like):
 
 
 def test_load_takes_any_expression_and_an_empty_split_is_empty(builder, split):
-    np.testing.assert_array_equal(pipeline.load(builder, 'train[4:6]').keypoints, split.keypoints[4:6])
-    np.testing.assert_array_equal(pipeline.load(builder, 'test+train[:2]').keypoints[-2:], split.keypoints[:2])
-    assert len(pipeline.load(builder, 'train[:0]')) == 0
+    np.testing.assert_array_equal(prepared.load(builder, 'train[4:6]').keypoints, split.keypoints[4:6])
+    np.testing.assert_array_equal(prepared.load(builder, 'test+train[:2]').keypoints[-2:], split.keypoints[:2])
+    assert len(prepared.load(builder, 'train[:0]')) == 0
 
 
 def test_resized_photos_are_pils(split):
@@ -77,7 +77,8 @@ def test_host_and_device_targets_give_the_same_loss(split):
     model = models.make(config.model, 0)
     step = evaluate.make_eval_step(config, model, MEAN, STD, ['window'])
     losses = [
-        evaluate.evaluate(step, nnx.state(model), make(split, targets).once(4))['loss'] for targets in ('host', 'device')
+        evaluate.evaluate(step, nnx.state(model), make(split, targets).once(4))['loss']
+        for targets in ('host', 'device')
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
@@ -114,7 +115,7 @@ def test_epochs_follow_the_order_of_seed_and_epoch_and_can_start_anywhere(split)
 def test_a_keypoint_outside_the_frame_is_masked_and_not_an_empty_target(split):
     keypoints = split.keypoints.copy()
     keypoints[0, 5] = [1.2, 0.5]
-    outside = pipeline.Split(split.photos, keypoints, geometry.inside_frame(keypoints))
+    outside = prepared.Split(split.photos, keypoints, geometry.inside_frame(keypoints))
     batch = next(make(outside).once(2))
     assert not batch['visible'][0, 5] and batch['visible'].sum() == 41
     assert not batch['heatmaps'][0, ..., 5].any()

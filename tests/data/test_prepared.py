@@ -82,3 +82,10 @@ def test_channel_statistics_of_photos(freihand_like, tmp_path):
     pixels = np.stack([np.asarray(Image.open(p)) for p in paths]) / 255
     np.testing.assert_allclose(mean, pixels.mean((0, 1, 2)), rtol=1e-6)
     np.testing.assert_allclose(std, pixels.std((0, 1, 2)), rtol=1e-6)
+
+
+def test_no_example_is_lost_in_writing(tmp_path):
+    """TFDS 4.9.10 keeps only a part of a split of more than 100 when it writes Parquet."""
+    builder = prepared.open_dataset(config(tmp_path, drawn_hands.write(tmp_path / 'many', 420)))
+    split = prepared.load(builder, 'train+validation+test')
+    assert len(split) == 420 and len({photo for photo in split.photos}) == 420

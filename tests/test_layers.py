@@ -1,0 +1,79 @@
+"""Imports run from a higher layer to a lower one, and heavy packages have one owner each."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / 'hpe_jax'
+LAYERS = [
+    {'errors', 'hand'},
+    {'geometry', 'files'},
+    {'heatmap', 'losses', 'metrics', 'models.unet', 'optim', 'data.freihand', 'data.drawn_hands'},
+    {'models', 'preprocess', 'visualize', 'data.prepared', 'logbook'},
+    {'configuration', 'checkpoint', 'torch_weights', 'data.pipeline'},
+    {'evaluate'},
+    {'train'},
+    {'main'},
+]
+OWNERS = {
+    'tensorflow': {'data.pipeline'},
+    'tensorflow_datasets': {'data.prepared', 'data.freihand'},
+    'orbax': {'checkpoint'},
+    'matplotlib': {'visualize'},
+    'torch': {'torch_weights'},
+    'tensorboardX': {'logbook'},
+}
+
+
+def room(path: Path) -> str:
+    """'hpe_jax/data/freihand/folder.py' -> 'data.freihand': a dataset's folder is one room."""
+    parts = path.relative_to(PACKAGE).with_suffix('').parts
+    parts = parts[:-1] if parts[-1] == '__init__' else parts
+    return '.'.join(parts[:2])
+
+
+def imports(path: Path) -> set[str]:
+    """Dotted names of all modules that a file imports, at its top or inside functions."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {node.module} | {f'{node.module}.{alias.name}' for alias in node.names}
+    return found
+
+
+FILES = {path: room(path) for path in sorted(PACKAGE.rglob('*.py')) if room(path) not in ('', 'data')}
+
+
+def test_every_room_has_a_layer():
+    assert set(FILES.values()) == set().union(*LAYERS)
+
+
+@pytest.mark.parametrize('path', FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_run_downwards(path):
+    layer = {name: level for level, names in enumerate(LAYERS) for name in names}
+    for module in imports(path):
+        name = module.removeprefix('hpe_jax.')
+        for other in {name, '.'.join(name.split('.')[:2])} & layer.keys() if module.startswith('hpe_jax.') else ():
+            if other != FILES[path]:
+                assert layer[other] < layer[FILES[path]], f'{FILES[path]} imports {other}'
+
+
+@pytest.mark.parametrize('package', OWNERS)
+def test_heavy_packages_have_their_owners(package):
+    users = {FILES[path] for path in FILES if package in {name.split('.')[0] for name in imports(path)}}
+    assert users == OWNERS[package]
+
+
+def test_importing_the_package_costs_nothing():
+    script = 'import sys, hpe_jax; sys.exit(bool({"jax", "numpy", "tensorflow"} & sys.modules.keys()))'
+    assert subprocess.run([sys.executable, '-c', script], cwd=PACKAGE.parent).returncode == 0
+
+
+def test_evaluation_and_training_modules_do_not_load_tensorflow():
+    script = 'import sys, hpe_jax.main; sys.exit(bool({"tensorflow", "torch"} & sys.modules.keys()))'
+    assert subprocess.run([sys.executable, '-c', script], cwd=PACKAGE.parent).returncode == 0

@@ -1,0 +1,55 @@
+"""The command line, as a user meets it: wrong input gets one sentence and no traceback."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hpe_jax import main
+
+REPOSITORY = Path(main.__file__).parents[1]
+
+
+def run(*arguments) -> subprocess.CompletedProcess:
+    command = [sys.executable, '-m', 'hpe_jax.main', *map(str, arguments)]
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['--config.train.batchsize=3'], 'train.batch_size'),
+        (['--config.optimiser.name=sgd'], 'optimizer'),
+        (['--config.data.zzz=1'], 'config.data.zzz'),
+        (['--config.train.batch_size=many'], 'batch_size'),
+        (['--config.loss.name=huber'], "config.loss.name='huber': unknown; choose from iou, mse"),
+        (['--config.train.batch_size=0'], 'config.train.batch_size=0: must be at least 1'),
+        (['--config.data.image_size=33'], 'config.data.image_size=33: must be a multiple of 2'),
+        (['--config.eval.decoder=best'], 'choose from window, mean, argmax, softargmax'),
+        (['--config.data.mean=(.1,.2)'], 'give both with 3 numbers'),
+        (['--config.data.manual_dir=/no/such/folder'], '/no/such/folder: no such FreiHAND folder'),
+        (['--config.data.dataset=coco'], 'unknown dataset; there is freihand'),
+        (['--mode=test'], 'train|evaluate'),
+        (['extra'], 'unexpected argument: extra'),
+    ],
+)
+def test_wrong_input_is_answered_in_one_sentence(tmp_path, arguments, message):
+    done = run('--config=configs/tiny.py', f'--workdir={tmp_path / "run"}', *arguments)
+    assert done.returncode != 0 and message in done.stderr
+    assert 'Traceback' not in done.stderr
+    assert not (tmp_path / 'run/config.json').exists()
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['--workdir=x'], '--config'),
+        (['--config=configs/tiny.py'], '--workdir'),
+        (['--config=configs/absent.py', '--workdir=x'], 'configs/absent.py'),
+    ],
+)
+def test_missing_flags_and_files(arguments, message):
+    done = run(*arguments)
+    assert done.returncode != 0 and message in done.stderr
+    assert 'Traceback' not in done.stderr

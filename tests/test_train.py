@@ -1,0 +1,243 @@
+"""The real loop, with a network and a budget that are tiny."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from tensorboardX.proto.event_pb2 import Event
+
+from configs import tiny
+from hpe_jax import checkpoint, evaluate, main, train
+from hpe_jax.errors import UserError
+
+REPOSITORY = Path(main.__file__).parents[1]
+
+
+@pytest.fixture(scope='module')
+def data_dir(tmp_path_factory):
+    return tmp_path_factory.mktemp('tfds')
+
+
+@pytest.fixture(scope='module')
+def config(freihand_like, data_dir):
+    config = tiny.get_config()
+    config.data.manual_dir, config.data.data_dir = str(freihand_like), str(data_dir)
+    return config
+
+
+@pytest.fixture(scope='module')
+def finished(config, tmp_path_factory):
+    """A run that nothing disturbed, and its report."""
+    workdir = tmp_path_factory.mktemp('finished')
+    return workdir, train.train_and_evaluate(config, workdir)
+
+
+def final_state(config, workdir) -> dict[str, np.ndarray]:
+    state = train.TrainState(config)
+    checkpoints = checkpoint.Checkpoints(workdir, read_only=True)
+    checkpoints.restore(checkpoints.latest(), state.model, state.optimizer)
+    return checkpoint.leaves(state.model) | checkpoint.leaves(state.optimizer)
+
+
+def assert_same_run(config, a, b):
+    one, other = final_state(config, a), final_state(config, b)
+    assert one.keys() == other.keys()
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+    for x, y in zip(records(a), records(b), strict=True):
+        timings = ('seconds', 'images_per_second')
+        assert {k: v for k, v in x.items() if k not in timings} == {k: v for k, v in y.items() if k not in timings}
+
+
+def records(workdir) -> list[dict]:
+    return [json.loads(line) for line in (Path(workdir) / 'metrics.jsonl').read_text().splitlines()]
+
+
+def test_a_run_leaves_all_that_it_promises(finished, config):
+    workdir, report = finished
+    assert json.loads((workdir / 'report.json').read_text()) == json.loads(json.dumps(report))
+    assert report['epochs'] == 3 and report['split'] == 'test' and report['num_images'] == 1
+    assert report['decoders'].keys() == set(config.eval.decoders)
+    assert all(np.isfinite(report['decoders']['mean'][name]) for name in evaluate.SCORES)
+    assert report['config']['train']['batch_size'] == 4 and report['wall_time_s'] > 0 and 'cpu' in report['device']
+    history = records(workdir)
+    assert [record['epoch'] for record in history] == [1, 2, 3]
+    assert history[-1]['train_loss'] < history[0]['train_loss']
+    assert report['best_epoch'] == 1 + int(np.argmin([record['validation_loss'] for record in history]))
+    assert json.loads((workdir / 'config.json').read_text())['model']['widths'] == [4, 8]
+    for name in ('curves', 'skeletons', 'heatmaps', 'pck'):
+        assert np.asarray(Image.open(workdir / f'{name}.png')).std() > 10
+    left = {path.name for path in workdir.iterdir()}
+    pictures = {'curves.png', 'skeletons.png', 'heatmaps.png', 'pck.png'}
+    assert left == pictures | {'checkpoints', 'tensorboard', 'config.json', 'metrics.jsonl', 'report.json'}
+
+
+def tensorboard(workdir) -> list:
+    """All values in a run's event files; a record is its length (8 bytes), a checksum (4), the event, a checksum."""
+    values = []
+    for path in sorted((workdir / 'tensorboard').iterdir()):
+        data = path.read_bytes()
+        while data:
+            size = int.from_bytes(data[:8], 'little')
+            values += Event.FromString(data[12 : 12 + size]).summary.value
+            data = data[16 + size :]
+    return values
+
+
+def test_tensorboard_has_scalars_and_pictures(finished):
+    values = tensorboard(finished[0])
+    losses = [value.simple_value for value in values if value.tag == 'validation_loss']
+    np.testing.assert_allclose(losses, [record['validation_loss'] for record in records(finished[0])], rtol=1e-6)
+    assert any(value.image.encoded_image_string for value in values if value.tag == 'predictions')
+
+
+def test_the_same_command_again_reports_without_training(finished, config):
+    workdir, report = finished
+    before = final_state(config, workdir)
+    again = train.train_and_evaluate(config, workdir)
+    assert again['decoders'] == json.loads(json.dumps(report))['decoders']
+    assert all(np.array_equal(before[name], leaf) for name, leaf in final_state(config, workdir).items())
+
+
+def test_stopped_after_an_epoch_and_gone_on_equals_undisturbed(finished, config, tmp_path):
+    short = config.copy_and_resolve_references()
+    short.train.epochs = 1
+    train.train_and_evaluate(short, tmp_path)
+    train.train_and_evaluate(config, tmp_path)
+    assert_same_run(config, tmp_path, finished[0])
+
+
+def test_killed_in_the_middle_and_started_again_equals_undisturbed(config, tmp_path):
+    command = [sys.executable, '-m', 'hpe_jax.main', '--config=configs/tiny.py', '--config.train.epochs=12']
+    command += [f'--config.data.{name}={config.data[name]}' for name in ('manual_dir', 'data_dir')]
+    environment = os.environ | {'JAX_PLATFORMS': 'cpu'}
+
+    def start(workdir):
+        return subprocess.Popen(
+            [*command, f'--workdir={workdir}'], cwd=REPOSITORY, env=environment, stdout=subprocess.DEVNULL
+        )
+
+    victim, undisturbed = start(tmp_path / 'killed'), start(tmp_path / 'undisturbed')
+    written = tmp_path / 'killed/metrics.jsonl'
+    while victim.poll() is None and (not written.exists() or len(records(written.parent)) < 2):
+        time.sleep(0.02)
+    victim.send_signal(signal.SIGKILL)
+    assert victim.wait() == -signal.SIGKILL, 'the run ended before it could be killed'
+    assert 2 <= len(records(written.parent)) < 12 and not (tmp_path / 'killed/report.json').exists()
+    assert start(tmp_path / 'killed').wait() == 0 and undisturbed.wait() == 0
+    longer = config.copy_and_resolve_references()
+    longer.train.epochs = 12
+    assert_same_run(longer, tmp_path / 'killed', tmp_path / 'undisturbed')
+
+
+def test_evaluate_mode_scores_the_best_checkpoint_of_any_split(finished, config):
+    workdir, report = finished
+    result = evaluate.evaluate_run(config, workdir, 'test')
+    assert result['epoch'] == report['best_epoch']
+    for name in evaluate.SCORES:
+        expected = report['decoders']['window'][name]
+        assert result['decoders']['window'][name] == pytest.approx(expected, rel=1e-6)
+    both = evaluate.evaluate_run(config, workdir, 'train[:3]+test')
+    assert both['num_images'] == 4
+    assert json.loads((workdir / 'evaluate_train_3_test.json').read_text())['num_images'] == 4
+
+
+def test_without_photos_to_validate_on_the_training_loss_decides(config, tmp_path):
+    alone = config.copy_and_resolve_references()
+    alone.data.validation_split = 'validation[:0]'
+    report = train.train_and_evaluate(alone, tmp_path)
+    assert [record['validation_loss'] for record in records(tmp_path)] == [None] * 3
+    assert report['best_epoch'] == 3
+
+
+def test_early_stopping_ends_the_run(config, tmp_path):
+    stuck = config.copy_and_resolve_references()
+    stuck.optimizer.learning_rate = 1e-12
+    stuck.train.epochs = 40
+    stuck.train.early_stopping = {'window': 1, 'patience': 2}
+    report = train.train_and_evaluate(stuck, tmp_path)
+    assert report['stopped_early'] and report['epochs'] < 40
+
+
+def test_the_plateau_halves_the_rate_in_the_real_loop(config, tmp_path):
+    stuck = config.copy_and_resolve_references()
+    stuck.optimizer.plateau.patience = 1
+    stuck.optimizer.plateau.rtol = 0.9  # no epoch is so much better than the one before
+    train.train_and_evaluate(stuck, tmp_path)
+    assert [record['learning_rate'] for record in records(tmp_path)] == pytest.approx([0.1, 0.05, 0.025])
+
+
+def test_another_config_in_the_same_workdir(finished, config):
+    other = config.copy_and_resolve_references()
+    other.optimizer.learning_rate = 0.2
+    with pytest.raises(UserError, match='optimizer.learning_rate was 0.1 and is now 0.2'):
+        train.train_and_evaluate(other, finished[0])
+
+
+def test_another_model_cannot_be_evaluated(finished, config):
+    other = config.copy_and_resolve_references()
+    other.model.widths = (4, 12)
+    with pytest.raises(UserError, match='model.widths'):
+        evaluate.evaluate_run(other, finished[0], 'test')
+
+
+def test_nothing_to_evaluate(config, tmp_path):
+    with pytest.raises(UserError, match='holds no checkpoint'):
+        evaluate.evaluate_run(config, tmp_path / 'empty', 'test')
+
+
+def test_a_nan_loss_names_the_step_and_keeps_the_last_good_checkpoint(config, tmp_path, monkeypatch):
+    make = train.make_train_step
+
+    def make_failing(*arguments):
+        step, calls = make(*arguments), []
+
+        def train_step(state, batch):
+            calls.append(None)
+            state, loss = step(state, batch)
+            return state, loss if len(calls) < 7 else loss * np.nan
+
+        return train_step
+
+    monkeypatch.setattr(train, 'make_train_step', make_failing)
+    with pytest.raises(UserError, match=r'the training loss is nan at step 7 \(epoch 2\); epoch 1 is kept'):
+        train.train_and_evaluate(config, tmp_path)
+    assert checkpoint.Checkpoints(tmp_path, read_only=True).latest() == 1
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(final_state(config, tmp_path)) if leaf.ndim)
+
+
+def test_a_rate_that_explodes_is_a_nan_loss(config, tmp_path):
+    wild = config.copy_and_resolve_references()
+    wild.optimizer.learning_rate = 1e30
+    with pytest.raises(UserError, match='the training loss is nan at step .* lower config.optimizer.learning_rate'):
+        train.train_and_evaluate(wild, tmp_path)
+
+
+def test_an_unwritable_workdir(config, tmp_path):
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(UserError, match=r'cannot write .*file'):
+        train.train_and_evaluate(config, tmp_path / 'file')
+
+
+def test_a_training_split_without_photos(config, tmp_path):
+    empty = config.copy_and_resolve_references()
+    empty.data.train_split = 'train[:0]'
+    with pytest.raises(UserError, match=r"train_split='train\[:0\]' of freihand/raw holds no photos"):
+        train.train_and_evaluate(empty, tmp_path)
+
+
+def test_other_photos_in_the_same_workdir(finished, config, tmp_path):
+    from hpe_jax.data import drawn_hands
+
+    other = config.copy_and_resolve_references()
+    other.data.manual_dir = str(drawn_hands.write(tmp_path / 'other', 13, seed=5))
+    with pytest.raises(UserError, match='other photos'):
+        train.train_and_evaluate(other, finished[0])

@@ -1,0 +1,48 @@
+import numpy as np
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from PIL import Image
+
+from hpe_jax import hand, metrics, visualize
+
+RECORD = {'train_loss': 0.5, 'validation_loss': 0.6, 'validation_error_pct': 7.0, 'learning_rate': 0.1}
+
+
+def test_a_bone_is_drawn_in_its_fingers_colour_where_it_lies():
+    image = np.zeros((40, 80, 3), np.uint8)
+    keypoints = np.full((21, 2), [5.0, 35.0])
+    keypoints[[5, 6]] = [[20.0, 10.0], [60.0, 10.0]]
+    visible = np.isin(np.arange(21), [5, 6])
+    figure = Figure(figsize=(8, 4))
+    axes = figure.add_axes((0, 0, 1, 1))
+    visualize.show(axes, image)
+    visualize.draw_hand(axes, keypoints, visible, linewidth=4)
+    drawn = visualize.as_image(figure) / 255
+    scale = drawn.shape[1] / 80
+    np.testing.assert_allclose(drawn[round(10 * scale), round(40 * scale)], to_rgb(hand.COLOURS['index']), atol=0.03)
+    assert not drawn[round(30 * scale), round(40 * scale)].any()  # off the bone
+    assert not drawn[round(35 * scale), round(5 * scale)].any()  # invisible keypoints
+
+
+def test_pictures_of_every_kind_are_written_whole(tmp_path):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (5, 32, 32, 3), np.uint8)
+    keypoints = rng.random((5, 21, 2))
+    figures = {
+        'skeletons': visualize.skeletons(images, keypoints, keypoints + 0.01, np.ones((5, 21), bool)),
+        'heatmaps': visualize.heatmaps(images[0], rng.random((32, 32, 21))),
+        'curves': visualize.curves([RECORD | {'epoch': epoch} for epoch in (1, 2, 3)]),
+        'unvalidated': visualize.curves([RECORD | {'epoch': 1, 'validation_loss': None, 'validation_error_pct': None}]),
+        'pck': visualize.pck({'window': np.linspace(0, 100, len(metrics.CURVE_PX224)).tolist()}),
+    }
+    for name, figure in figures.items():
+        visualize.save(figure, tmp_path / f'{name}.png')
+        assert np.asarray(Image.open(tmp_path / f'{name}.png')).std() > 5
+    assert len(list(tmp_path.iterdir())) == len(figures)
+
+
+def test_a_predicted_skeletons_title_tells_its_error():
+    keypoints = np.full((1, 21, 2), 0.5)
+    image = np.zeros((1, 32, 32, 3), np.uint8)
+    figure = visualize.skeletons(image, keypoints, keypoints + [0.03, 0.04], np.ones((1, 21), bool))
+    assert [axes.get_title() for axes in figure.axes[:2]] == ['true', 'predicted, 5.0 %']
