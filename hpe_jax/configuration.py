@@ -1,6 +1,8 @@
 """What a config must satisfy before any work begins, and how it is kept beside the checkpoints it made."""
 
+import difflib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -31,14 +33,14 @@ def check(config: ConfigDict) -> None:
         'eval.decoder': config.eval.decoders,
     }
     for field, known in choices.items():
-        value = _flatten(config.to_dict())[field]
+        value = fields(config)[field]
         if value not in known:
             raise UserError(f'config.{field}={value!r}: unknown; choose from {", ".join(known)}')
     for name in config.eval.decoders:
         if name not in heatmap.DECODERS:
             raise UserError(f'config.eval.decoders.{name}: unknown; choose from {", ".join(heatmap.DECODERS)}')
     for field in ('train.batch_size', 'train.epochs', 'train.steps_per_epoch', 'eval.batch_size'):
-        value = _flatten(config.to_dict())[field]
+        value = fields(config)[field]
         if value < 1:
             raise UserError(f'config.{field}={value}: must be at least 1')
     step = 2 ** (len(config.model.widths) - 1)
@@ -49,6 +51,11 @@ def check(config: ConfigDict) -> None:
         )
     if len(config.data.mean) != len(config.data.std) or len(config.data.mean) not in (0, 3):
         raise UserError('config.data.mean and config.data.std: give both with 3 numbers, or neither')
+
+
+def nearest_field(config: ConfigDict, field: str) -> str:
+    """The field of the config, 'section.name', that is spelt most like the given one."""
+    return difflib.get_close_matches(field, fields(config), n=1, cutoff=0)[0]
 
 
 def save(config: ConfigDict, workdir: str | Path) -> None:
@@ -66,7 +73,7 @@ def check_same(config: ConfigDict, workdir: str | Path, section: str = '') -> No
     before = saved(workdir)
     if before is None:
         return
-    before, now = _flatten(before), _flatten(json.loads(json.dumps(config.to_dict())))
+    before, now = fields(before), fields(json.loads(json.dumps(config.to_dict())))
     changed = [
         f'{field} was {before.get(field)!r} and is now {now.get(field)!r}'
         for field in sorted(before.keys() | now.keys())
@@ -78,11 +85,12 @@ def check_same(config: ConfigDict, workdir: str | Path, section: str = '') -> No
         )
 
 
-def _flatten(nested: dict, prefix: str = '') -> dict:
+def fields(nested: Mapping | ConfigDict, prefix: str = '') -> dict:
+    """All fields by their dotted names: {'data': {'mean': ()}} -> {'data.mean': ()}."""
     flat = {}
     for key, value in nested.items():
-        if isinstance(value, dict) and value:
-            flat |= _flatten(value, f'{prefix}{key}.')
+        if isinstance(value, Mapping | ConfigDict) and value:
+            flat |= fields(value, f'{prefix}{key}.')
         else:
             flat[prefix + key] = value
     return flat

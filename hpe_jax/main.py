@@ -4,12 +4,14 @@ python -m hpe_jax.main --config=configs/unet.py --workdir=runs/unet [--config.FI
 python -m hpe_jax.main --mode=evaluate --config=configs/unet.py --workdir=runs/unet [--split=test]
 """
 
+import runpy
 import sys
+from pathlib import Path
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from hpe_jax import evaluate, train
+from hpe_jax import configuration, evaluate, train
 from hpe_jax.errors import UserError
 
 CONFIG = config_flags.DEFINE_config_file('config', None, 'The config file, such as configs/unet.py.')
@@ -19,9 +21,25 @@ SPLIT = flags.DEFINE_string('split', None, 'With --mode=evaluate: a TFDS split; 
 flags.mark_flags_as_required(['config', 'workdir'])
 
 
+def parse(argv: list[str]) -> list[str]:
+    """absl's parser, but a config file or field that does not exist is answered in one sentence."""
+    values = dict(argument.partition('=')[::2] for argument in argv)
+    path = values.get('--config') or next((b for a, b in zip(argv, argv[1:], strict=False) if a == '--config'), None)
+    if path and not Path(path).is_file():
+        raise UserError(f'--config={path}: no such config file')
+    try:
+        return app.parse_flags_with_usage(argv)
+    except (AttributeError, KeyError) as e:
+        config = runpy.run_path(path)['get_config']()
+        fields = [name.removeprefix('--config.') for name in values if name.startswith('--config.')]
+        unknown = next(field for field in fields if field not in configuration.fields(config))
+        nearest = configuration.nearest_field(config, unknown)
+        raise UserError(f'no field config.{unknown}; the nearest is config.{nearest}') from e
+
+
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
-        raise app.UsageError(f'unexpected argument: {argv[1]}')
+        raise UserError(f'unexpected argument: {argv[1]}')
     config = CONFIG.value
     if MODE.value == 'train':
         result = train.train_and_evaluate(config, WORKDIR.value)
@@ -33,6 +51,6 @@ def main(argv: list[str]) -> None:
 if __name__ == '__main__':
     logging.set_verbosity(logging.ERROR)
     try:
-        app.run(main)
+        app.run(main, flags_parser=parse)
     except UserError as e:
         sys.exit(f'error: {e}')

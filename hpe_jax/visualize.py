@@ -68,7 +68,7 @@ def heatmaps(image: UInt8[np.ndarray, 'h w 3'], maps: Float[np.ndarray, 'h w 21'
     figure = Figure(figsize=(14, 6.6), layout='constrained')
     for axes, name, one in zip(figure.subplots(3, 7).flat, hand.JOINTS, np.moveaxis(maps, -1, 0), strict=True):
         show(axes, grey, cmap='gray', vmin=0, vmax=255)
-        show(axes, one, cmap='inferno', vmin=0, vmax=1, alpha=np.clip(0.35 + one, 0, 1))
+        show(axes, one, cmap='inferno', vmin=0, vmax=1, alpha=np.clip(0.15 + one, 0, 1))
         axes.set_title(f'{name}  {one.max():.2f}', fontsize=8)
     return figure
 

@@ -19,14 +19,14 @@ def run(*arguments) -> subprocess.CompletedProcess:
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (['--config.train.batchsize=3'], 'train.batch_size'),
-        (['--config.optimiser.name=sgd'], 'optimizer'),
-        (['--config.data.zzz=1'], 'config.data.zzz'),
+        (['--config.train.batchsize=3'], 'no field config.train.batchsize; the nearest is config.train.batch_size'),
+        (['--config.optimiser.name=sgd'], 'no field config.optimiser.name; the nearest is config.optimizer.name'),
+        (['--config.data.zzz', '1'], 'no field config.data.zzz; the nearest is config.data.'),
         (['--config.train.batch_size=many'], 'batch_size'),
         (['--config.loss.name=huber'], "config.loss.name='huber': unknown; choose from iou, mse"),
         (['--config.train.batch_size=0'], 'config.train.batch_size=0: must be at least 1'),
         (['--config.data.image_size=33'], 'config.data.image_size=33: must be a multiple of 2'),
-        (['--config.eval.decoder=best'], 'choose from window, mean, argmax, softargmax'),
+        (['--config.eval.decoder=best'], 'choose from argmax, mean, softargmax, window'),
         (['--config.data.mean=(.1,.2)'], 'give both with 3 numbers'),
         (['--config.data.manual_dir=/no/such/folder'], '/no/such/folder: no such FreiHAND folder'),
         (['--config.data.dataset=coco'], 'unknown dataset; there is freihand'),
@@ -46,7 +46,7 @@ def test_wrong_input_is_answered_in_one_sentence(tmp_path, arguments, message):
     [
         (['--workdir=x'], '--config'),
         (['--config=configs/tiny.py'], '--workdir'),
-        (['--config=configs/absent.py', '--workdir=x'], 'configs/absent.py'),
+        (['--config=configs/absent.py', '--workdir=x'], 'configs/absent.py: no such config file'),
     ],
 )
 def test_missing_flags_and_files(arguments, message):

@@ -42,7 +42,10 @@ def open_dataset(data: ConfigDict) -> tfds.core.DatasetBuilder:
     root = Path(data.data_dir or tfds.core.constants.DATA_DIR).expanduser()
     if data.manual_dir:
         root = root / f'manual-{folder.fingerprint(data.manual_dir)}'
-    builder = builder_class(config=variant or None, data_dir=str(root))
+    try:
+        builder = builder_class(config=variant or None, data_dir=str(root))
+    except ValueError as e:  # TFDS found prepared data of another file format
+        raise UserError(f'{root / name} holds prepared data that cannot be used ({e}): delete it') from e
     if not builder.data_path.exists():
         _prepare(builder, data.manual_dir)
     return builder
