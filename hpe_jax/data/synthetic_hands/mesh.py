@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int
 from hpe_jax.errors import UserError
 
 FILE = Path(__file__).with_name('hand_mesh.npz')
+FOREARM = 17  # the proximal forearm among the bones
 FINGERS = ('index', 'middle', 'ring', 'little')
 
 # Where each finger points at spread 0, in degrees from y to the thumb's side, and how far the palm's arch turns its
@@ -73,6 +74,7 @@ class PosedHand(NamedTuple):
 
     vertices: Float[Array, 'v 3']
     keypoints: Float[Array, '21 3']
+    elbow: Float[Array, '3']
 
 
 def load_mesh(path: Path = FILE) -> HandMesh:
@@ -106,7 +108,8 @@ def pose_hand(mesh: HandMesh, shape: Float[Array, ' s'], pose: Pose) -> PosedHan
     keypoints, rotations, offsets = pose_bones(joints, pose)
     rotation = jnp.einsum('vb,bij->vij', mesh.weights, rotations)
     coarse = jnp.einsum('vij,vj->vi', rotation, rest) + mesh.weights @ offsets
-    return PosedHand(subdivide(coarse, mesh.subdivision_ids, mesh.subdivision_weights), keypoints)
+    vertices = subdivide(coarse, mesh.subdivision_ids, mesh.subdivision_weights)
+    return PosedHand(vertices, keypoints, elbow=rotations[FOREARM] @ joints[21])
 
 
 def pose_bones(
