@@ -12,6 +12,8 @@ Depth is quantised in 1/z, which perspective keeps linear in the picture: 17 to 
 about 10 micrometres for a hand and its forearm.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt32
@@ -24,6 +26,14 @@ EMPTY = jnp.uint32(0xFFFFFFFF)
 EDGE_SLACK = 1e-5
 
 
+class ZBuffer(NamedTuple):
+    """Packed words, and what the quantised depth in them means: 1 / depth = nearest - step * quantised."""
+
+    words: UInt32[Array, 'h w']
+    nearest: Float[Array, '']
+    step: Float[Array, '']
+
+
 def id_bits(num_faces: int) -> int:
     """Bits that hold every triangle number and still leave the all-ones word to mean EMPTY."""
     return num_faces.bit_length()
@@ -31,28 +41,37 @@ def id_bits(num_faces: int) -> int:
 
 def rasterise(
     xy: Float[Array, 'v 2'], inv_z: Float[Array, ' v'], faces: Int[Array, 'f 3'], height: int, width: int
-) -> UInt32[Array, 'h w']:
+) -> ZBuffer:
     """Nearest front-facing triangle at every pixel centre.
 
     Args:
       xy: vertices in the picture, pixels.
       inv_z: 1 / depth, larger is nearer; any value that is linear in the picture will do. A triangle with a vertex
         at inv_z <= 0 (behind the camera) is left out.
-      faces: vertex numbers; clockwise as seen in the picture (x right, y down) is the front.
+      faces: vertex numbers; counter-clockwise as seen in the picture (x right, y down) is the front.
 
     Returns:
-      Depth and triangle packed into one word; see `face_at`.
+      Depth and triangle packed into one word per pixel; see `face_at` and `inv_z_at`.
     """
     shift = id_bits(len(faces))
-    table, counts = _setup(xy, inv_z, faces, height, width, 2 ** (32 - shift) - 2)
+    drawn, area, first, blocks = _boxes(xy, inv_z, faces, height, width)
+    w = inv_z[faces]
+    nearest = jnp.where(drawn, w.max(-1), -jnp.inf).max()
+    farthest = jnp.where(drawn, w.min(-1), jnp.inf).min()
+    step = jnp.maximum(nearest - farthest, 1e-9) / (2 ** (32 - shift) - 2)
+    counts = jnp.where(drawn, blocks[:, 0] * blocks[:, 1], 0)
+    table = _setup(xy[faces], (nearest - w) / step, jnp.where(drawn, area, 1), first)
     ends = jnp.cumsum(counts)
+    places = jnp.concatenate([first, blocks[:, :1], (ends - counts)[:, None]], -1)
+    # One more row stands for "no triangle", right of the picture.
+    table, places = jnp.pad(table, ((0, 1), (0, 0))), jnp.pad(places, ((0, 1), (0, 0)), constant_values=width)
     inside_block = jnp.arange(BLOCK * BLOCK)
 
     def work_off(turn, buffer):
         item = turn * CHUNK + jnp.arange(CHUNK)
         face = jnp.searchsorted(ends, item, side='right', method='scan_unrolled')  # = number of faces when done
         rows = table[face]
-        first_column, first_row, blocks_across, start = jnp.moveaxis(rows[:, 9:].astype(jnp.int32), 1, 0)
+        first_column, first_row, blocks_across, start = places[face].T
         down, across = jnp.divmod(item - start, blocks_across)
         x = (across * BLOCK)[:, None] + inside_block % BLOCK  # relative to the box's first pixel: small, hence exact
         y = (down * BLOCK)[:, None] + inside_block // BLOCK
@@ -65,20 +84,12 @@ def rasterise(
 
     turns = (ends[-1] + CHUNK - 1) // CHUNK
     buffer = jax.lax.fori_loop(0, turns, work_off, jnp.full(height * width, EMPTY))
-    return buffer.reshape(height, width)
+    return ZBuffer(buffer.reshape(height, width), nearest, step)
 
 
-def _setup(xy, inv_z, faces, height, width, max_depth):
-    """Per triangle, its linear functions of the picture, and how many blocks it needs.
-
-    Returns:
-      table: (f + 1, 13): (d/dx, d/dy, value at the box's first pixel) of two barycentric coordinates and of the
-        quantised depth; then first column, first row, blocks across, and the queue's length before this triangle.
-        The extra row stands for "no triangle" and lies outside the picture.
-      counts: (f,) blocks, 0 for a triangle that touches no pixel centre.
-    """
+def _boxes(xy, inv_z, faces, height, width):
+    """Which triangles can touch a pixel centre, their doubled area (< 0), first (column, row) and blocks (across, down)."""
     p0, p1, p2 = (xy[faces[:, k]] for k in range(3))
-    w = inv_z[faces]
     (ax, ay), (bx, by) = (p1 - p0).T, (p2 - p0).T
     area = ax * by - ay * bx
     low = jnp.minimum(jnp.minimum(p0, p1), p2)
@@ -87,28 +98,30 @@ def _setup(xy, inv_z, faces, height, width, max_depth):
     first = jnp.ceil(jnp.clip(low - 0.5, 0, limit)).astype(jnp.int32)
     last = jnp.floor(jnp.clip(high - 0.5, -1, limit - 1)).astype(jnp.int32)
     blocks = jnp.maximum(last - first + BLOCK, 0) // BLOCK
-    drawn = (area > 0) & (w.min(-1) > 0)
-    counts = jnp.where(drawn, blocks[:, 0] * blocks[:, 1], 0)
-
-    nearest = jnp.where(drawn, w.max(-1), -jnp.inf).max()
-    farthest = jnp.where(drawn, w.min(-1), jnp.inf).min()
-    quantised = (nearest - w) * (max_depth / jnp.maximum(nearest - farthest, 1e-9))
-
-    inverse = 1 / jnp.where(drawn, area, 1)
-    dx, dy = (first + 0.5 - p0).T
-    b1 = jnp.stack([by, -bx, by * dx - bx * dy], -1) * inverse[:, None]
-    b2 = jnp.stack([-ay, ax, ax * dy - ay * dx], -1) * inverse[:, None]
-    slopes = quantised[:, 1:] - quantised[:, :1]
-    depth = slopes[:, :1] * b1 + slopes[:, 1:] * b2 + quantised[:, :1] * jnp.array([0, 0, 1])
-    starts = jnp.cumsum(counts) - counts
-    table = jnp.concatenate([b1, b2, depth, first, blocks[:, :1], starts[:, None]], -1)
-    return jnp.pad(table, ((0, 1), (0, 0)), constant_values=1e6), counts
+    return (area < 0) & (inv_z[faces].min(-1) > 0) & blocks.all(-1), area, first, blocks
 
 
-def face_at(buffer: UInt32[Array, '*n'], num_faces: int) -> Int[Array, '*n']:
+def _setup(corners, depth, area, first):
+    """(d/dx, d/dy, value at the box's first pixel) of two barycentric coordinates and of the depth: (f, 9)."""
+    p0, p1, p2 = jnp.moveaxis(corners, 1, 0)
+    (ax, ay), (bx, by), (dx, dy) = (p1 - p0).T, (p2 - p0).T, (first + 0.5 - p0).T
+    b1 = jnp.stack([by, -bx, by * dx - bx * dy], -1) / area[:, None]
+    b2 = jnp.stack([-ay, ax, ax * dy - ay * dx], -1) / area[:, None]
+    slopes = depth[:, 1:] - depth[:, :1]
+    plane = slopes[:, :1] * b1 + slopes[:, 1:] * b2 + depth[:, :1] * jnp.array([0, 0, 1])
+    return jnp.concatenate([b1, b2, plane], -1)
+
+
+def face_at(buffer: ZBuffer, num_faces: int) -> Int[Array, 'h w']:
     """Triangle number of each pixel, -1 where there is none."""
-    face = (buffer & jnp.uint32(2 ** id_bits(num_faces) - 1)).astype(jnp.int32)
-    return jnp.where(buffer == EMPTY, -1, face)
+    face = (buffer.words & jnp.uint32(2 ** id_bits(num_faces) - 1)).astype(jnp.int32)
+    return jnp.where(buffer.words == EMPTY, -1, face)
+
+
+def inv_z_at(buffer: ZBuffer, num_faces: int) -> Float[Array, 'h w']:
+    """1 / depth of each pixel, -inf where there is nothing."""
+    quantised = (buffer.words >> id_bits(num_faces)).astype(jnp.float32)
+    return jnp.where(buffer.words == EMPTY, -jnp.inf, buffer.nearest - buffer.step * quantised)
 
 
 def barycentric(
