@@ -150,7 +150,11 @@ def _person(key, is_kind):
     shown = jax.random.bernoulli(keys[0], jnp.where(is_kind['green_screen'] | is_kind['litter'], 0.1, 0.3))
     scale = jax.random.uniform(keys[1], minval=0.15, maxval=0.5)
     head = jax.random.uniform(keys[2], (2,), minval=-0.1, maxval=1.1)
-    skin, cloth, hair = texture.skin_like(keys[3], 1), texture.palette(keys[4], 1, 0.4, 0.5), 0.02 + 0.05 * skin_mix(keys[5])
+    skin, cloth, hair = (
+        texture.skin_like(keys[3], 1),
+        texture.palette(keys[4], 1, 0.4, 0.5),
+        0.02 + 0.05 * skin_mix(keys[5]),
+    )
     x = jnp.array([0, 0, 0, 0, -0.9, 0.9])
     y = jnp.array([0, -0.1, 0.55, 1.75, 1.6, 1.6])
     half = jnp.array([[0.36, 0.47], [0.47, 0.55], [0.16, 0.3], [0.75, 1.0], [0.17, 0.8], [0.17, 0.8]])

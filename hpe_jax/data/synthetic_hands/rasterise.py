@@ -124,15 +124,12 @@ def inv_z_at(buffer: ZBuffer, num_faces: int) -> Float[Array, 'h w']:
     return jnp.where(buffer.words == EMPTY, -jnp.inf, buffer.nearest - buffer.step * quantised)
 
 
-def barycentric(
-    xy: Float[Array, 'v 2'], inv_z: Float[Array, ' v'], triangle: Int[Array, 'n 3'], at: Float[Array, 'n 2']
-) -> tuple[Float[Array, 'n 3'], Float[Array, ' n']]:
-    """Perspective-correct barycentric coordinates of picture points in their triangles, and 1 / depth there."""
-    p0, p1, p2 = (xy[triangle[:, k]] for k in range(3))
+def barycentric(xy: Float[Array, 'n 3 2'], inv_z: Float[Array, 'n 3'], at: Float[Array, 'n 2']) -> Float[Array, 'n 3']:
+    """Perspective-correct barycentric coordinates of picture points, each in a triangle with those corners."""
+    p0, p1, p2 = jnp.moveaxis(xy, 1, 0)
     (ax, ay), (bx, by), (dx, dy) = (p1 - p0).T, (p2 - p0).T, (at - p0).T
     area = ax * by - ay * bx
     area = jnp.where(area == 0, 1, area)
     b1, b2 = (dx * by - dy * bx) / area, (ax * dy - ay * dx) / area
-    in_picture = jnp.stack([1 - b1 - b2, b1, b2], -1) * inv_z[triangle]
-    total = in_picture.sum(-1)
-    return in_picture / total[:, None], total
+    in_picture = jnp.stack([1 - b1 - b2, b1, b2], -1) * inv_z
+    return in_picture / in_picture.sum(-1, keepdims=True)

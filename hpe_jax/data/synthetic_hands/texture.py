@@ -43,9 +43,7 @@ def random_tiles(key: Key[Array, ''], count: int) -> Float[Array, 'count h w']:
     return jax.nn.sigmoid(sharpness * (pattern + roughness * noise))
 
 
-def lookup(
-    tiles: Float[Array, 'count h w'], tile: Int[Array, '*n'], uv: Float[Array, '*n 2']
-) -> Float[Array, '*n']:
+def lookup(tiles: Float[Array, 'count h w'], tile: Int[Array, '*n'], uv: Float[Array, '*n 2']) -> Float[Array, '*n']:
     """Bilinear samples; uv of [0, 1] spans one tile, and beyond it the tile is mirrored on and on."""
     last = tiles.shape[-1] - 1
     at = jnp.abs(jnp.mod(uv, 2) - 1) * last

@@ -75,14 +75,11 @@ def test_barycentric_is_perspective_correct():
     corners = rng.uniform(-1, 1, (50, 3, 3)) + [0, 0, 3]
     weights = rng.dirichlet(np.ones(3), 50)
     points = (weights[:, :, None] * corners).sum(1)
-    vertices = corners.reshape(-1, 3)
-    found, inv_z = rasterise.barycentric(
-        vertices[:, :2] / vertices[:, 2:],
-        1 / vertices[:, 2],
-        np.arange(150).reshape(-1, 3),
-        points[:, :2] / points[:, 2:],
+    found = rasterise.barycentric(
+        jnp.array(corners[..., :2] / corners[..., 2:]),
+        jnp.array(1 / corners[..., 2]),
+        jnp.array(points[:, :2] / points[:, 2:]),
     )
-    np.testing.assert_allclose(inv_z, 1 / points[:, 2], rtol=1e-4)
     np.testing.assert_allclose(found, weights, atol=1e-3)
 
 

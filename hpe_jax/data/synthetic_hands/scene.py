@@ -1,0 +1,131 @@
+"""The scene in the camera's frame: one triangle mesh of the hand, its arm and the things around it, painted and lit."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from hpe_jax import hand
+from hpe_jax.data.synthetic_hands import camera, cloth, mesh, objects, shading, skin
+
+THINGS = 3  # what is held, its head or lid, and something before the hand
+PARENTS = np.array(hand.PARENTS[1:])
+
+
+class Surface(NamedTuple):
+    """A triangle mesh in the camera's frame, metres."""
+
+    points: Float[Array, 'v 3']
+    normals: Float[Array, 'v 3']
+    reflectance: Float[Array, 'v 3']  # over which the material's pattern is laid
+    gloss: Float[Array, ' v']
+    uv: Float[Array, 'v 2']  # texture coordinates, metres
+    arm: Float[Array, ' v']  # metres from the wrist towards the elbow
+    thing: Float[Array, ' v']  # 0 for the hand, 1 and up for things
+
+
+@functools.cache
+def hand_mesh() -> tuple[mesh.HandMesh, np.ndarray]:
+    """The mesh, and for each vertex the triangles around it, padded with one past the last."""
+    with jax.ensure_compile_time_eval():
+        loaded = mesh.load_mesh()
+    corners = np.asarray(loaded.triangles).reshape(-1)
+    order = np.argsort(corners, kind='stable')
+    slot = np.arange(len(order)) - np.searchsorted(corners[order], corners[order])
+    around = np.full((len(loaded.rest), slot.max() + 1), len(corners) // 3, np.int32)
+    around[corners[order], slot] = order // 3
+    return loaded, around
+
+
+@functools.cache
+def faces() -> np.ndarray:
+    """Triangles of every scene, (f, 3), counter-clockwise from outside: the hand's, then the things'."""
+    loaded, _ = hand_mesh()
+    first = len(loaded.rest) + objects.NUM_VERTICES * np.arange(THINGS)
+    return np.concatenate([np.asarray(loaded.triangles), *(objects.FACES + start for start in first)])
+
+
+def vertex_normals(
+    points: Float[Array, 'v 3'], triangles: Int[Array, 'f 3'], around: Int[Array, 'v k']
+) -> Float[Array, 'v 3']:
+    """Unit normals, outwards: the mean over the triangles around a vertex, weighted by area."""
+    p0, p1, p2 = (points[triangles[:, k]] for k in range(3))
+    of_faces = jnp.pad(jnp.cross(p1 - p0, p2 - p0), ((0, 1), (0, 0)))
+    normals = of_faces[around].sum(1)
+    return normals / jnp.maximum(jnp.linalg.norm(normals, axis=-1, keepdims=True), 1e-12)
+
+
+def dressed_hand(key: Key[Array, ''], points: Float[Array, 'v 3'], garment: cloth.Garment) -> Surface:
+    """The posed hand in the camera's frame, painted and dressed."""
+    keys = jax.random.split(key, 2)
+    loaded, around = hand_mesh()
+    normals = vertex_normals(points, loaded.triangles, around)
+    points = cloth.cover(keys[0], points, normals, loaded.arm, loaded.rest, garment)
+    normals = vertex_normals(points, loaded.triangles, around)
+    reflectance, gloss = skin.paint(keys[1], loaded)
+    covered = cloth.material_at(loaded.arm, jnp.zeros_like(loaded.arm), garment) != cloth.SKIN
+    # Unrolled rest coordinates: the palm and the back lie flat, the arm's length runs on.
+    uv = loaded.rest[:, :2] + 0.5 * loaded.rest[:, 2:]
+    gloss = jnp.where(covered, 0.1, gloss)
+    return Surface(points, normals, reflectance, gloss, uv, loaded.arm, jnp.zeros_like(loaded.arm))
+
+
+def random_things(
+    key: Key[Array, ''], held: mesh.Held, view: camera.View, near: Float[Array, '3'], with_held: bool, occluders: float
+) -> list[Surface]:
+    """The held object, as the pose suggests it, with a head at one end of long ones; and one before the hand.
+
+    Args:
+      near: a point of the hand, camera's frame, about which something may stand before it.
+      with_held, occluders: see render.Config.
+    """
+    keys = jax.random.split(key, 8)
+    shown = with_held & (held.kind >= 0)
+    round_, long = held.kind == 0, held.radii[0] + held.radii[1] * (held.kind == 1)
+    axis = view.R @ held.axis
+    centre = view.R @ held.centre + view.t
+    axes = objects.axes_along(axis, jax.random.uniform(keys[0], maxval=6.28))
+    radii = jnp.stack([held.radii[1], held.radii[1], long]) * shown
+    ends = jax.random.uniform(keys[1], minval=0.1, maxval=0.9)
+    exponents = jnp.where(round_, jnp.ones(2), jnp.stack([1.0, ends]))
+    bulges = 0.3 * jax.random.normal(keys[2], (2,)) * (1 - round_)
+    # Only the ends bulge or taper: the middle is where the fingers are.
+    body = objects.superquadric(
+        centre, axes, radii, exponents, jnp.array([1.0, 0, 0, 0]) * bulges[0] + jnp.array([0, 0, 0, 1.0]) * bulges[1]
+    )
+
+    headed = shown & (held.kind == 1) & jax.random.bernoulli(keys[3], 0.4)
+    size = held.radii[1] * jnp.exp(jax.random.uniform(keys[4], (3,), minval=-0.3, maxval=1.3))
+    head = objects.superquadric(
+        centre + axis * (long + 0.7 * size[2]),
+        axes,
+        size * headed,
+        jax.random.uniform(keys[5], (2,), minval=0.1, maxval=1.0),
+        jnp.zeros(4),
+    )
+    before = jax.random.bernoulli(keys[6], occluders)
+    occluder = objects.superquadric(*objects.random_occluder(keys[7], near, before))
+    gloss = jax.random.uniform(keys[0], (THINGS,))
+    return [_as_surface(thing, gloss[k], k + 1) for k, thing in enumerate((body, head, occluder))]
+
+
+def _as_surface(thing, gloss, number):
+    points, normals, uv = thing
+    flat = jnp.ones(len(points))
+    return Surface(points, normals, jnp.ones_like(points), gloss * flat, uv, 0 * flat, number * flat)
+
+
+def light_up(
+    key: Key[Array, ''], surface: Surface, keypoints: Float[Array, '21 3'], garment: cloth.Garment
+) -> tuple[Float[Array, 'v 3'], Float[Array, 'v 3']]:
+    """Diffuse and specular light of a random lighting on every vertex; keypoints in the camera's frame."""
+    keys = jax.random.split(key)
+    light = shading.random_light(keys[0])
+    balls, radii = shading.hand_balls(keypoints, PARENTS)
+    sky = shading.blocked_sky(surface.points, surface.normals, balls, radii)
+    lamp = shading.key_light_seen(keys[1], surface.points, surface.normals, faces(), keypoints.mean(0), light)
+    is_skin = cloth.material_at(surface.arm, surface.thing, garment) == cloth.SKIN
+    return shading.light_vertices(surface.points, surface.normals, surface.gloss, is_skin, light, lamp, sky)
