@@ -23,7 +23,7 @@ FINGERS = ('index', 'middle', 'ring', 'little')
 
 # Where each finger points at spread 0, in degrees from y to the thumb's side, and how far the palm's arch turns its
 # soft side to the thumb. Bent fingers therefore converge, as real ones do.
-FINGER_AZIMUTHS = (4.0, 0.0, -5.0, -10.0)
+FINGER_AZIMUTHS = (3.0, 0.0, -4.0, -8.0)
 FINGER_ROLLS = (-4.0, 0.0, 4.0, 9.0)
 
 
@@ -97,13 +97,18 @@ def subdivide(coarse: Float[Array, 'c 3'], ids: Int[Array, 'v k'], weights: Floa
     return jnp.einsum('vk,vkd->vd', weights, coarse[ids])
 
 
+def shape_joints(mesh: HandMesh, shape: Float[Array, ' s']) -> Float[Array, '23 3']:
+    """Joints at rest of the hand of that shape."""
+    return mesh.joints + jnp.tensordot(shape, mesh.joint_directions, 1)
+
+
 def pose_hand(mesh: HandMesh, shape: Float[Array, ' s'], pose: Pose) -> PosedHand:
     """The hand of that shape in that pose, by linear blend skinning of the coarse mesh, and subdivision.
 
     Args:
       shape: standard deviations along the population's principal directions.
     """
-    joints = mesh.joints + jnp.tensordot(shape, mesh.joint_directions, 1)
+    joints = shape_joints(mesh, shape)
     rest = mesh.vertices + jnp.tensordot(shape, mesh.vertex_directions, 1)
     keypoints, rotations, offsets = pose_bones(joints, pose)
     rotation = jnp.einsum('vb,bij->vij', mesh.weights, rotations)
@@ -148,12 +153,15 @@ def finger_frames(pose: Pose) -> Float[Array, '5 3 3 3']:
     proximal = base @ turn_x(mcp) @ turn_z(outwards * spread)
     middle = proximal @ turn_x(pip)
     fingers = jnp.stack([proximal, middle, middle @ turn_x(dip)], 1)
+    return jnp.concatenate([thumb_frames(pose.thumb)[None], fingers])
 
-    azimuth, elevation, pronation, mcp, ip = pose.thumb
+
+def thumb_frames(thumb: Float[Array, '5']) -> Float[Array, '3 3 3']:
+    """Frames of the thumb's bones; without pronation its soft side faces the fingers."""
+    azimuth, elevation, pronation, mcp, ip = thumb
     metacarpal = turn_z(-azimuth) @ turn_x(elevation) @ turn_y(-jnp.pi / 2 - pronation)
     proximal = metacarpal @ turn_x(mcp)
-    thumb = jnp.stack([metacarpal, proximal, proximal @ turn_x(ip)])
-    return jnp.concatenate([thumb[None], fingers])
+    return jnp.stack([metacarpal, proximal, proximal @ turn_x(ip)])
 
 
 def pose_arm(
