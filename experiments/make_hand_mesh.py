@@ -77,11 +77,11 @@ MACRO_FILES = (
      ('gender', 'age', 'muscle', 'weight', 'proportions')),
 )  # fmt: skip
 LOCAL = {  # morphs of one body part, each from -1 to 1, and their standard deviation here
-    'hands/r-hand-fingers-length': 0.35,
-    'hands/r-hand-fingers-diameter': 0.35,
-    'hands/measure-wrist-circ': 0.3,
-    'arms/r-lowerarm-fat': 0.25,
-    'arms/r-lowerarm-muscle': 0.25,
+    'hands/r-hand-fingers-length': 0.4,
+    'hands/r-hand-fingers-diameter': 0.6,
+    'hands/measure-wrist-circ': 0.4,
+    'arms/r-lowerarm-fat': 0.4,
+    'arms/r-lowerarm-muscle': 0.4,
 }
 
 
@@ -141,7 +141,8 @@ def sample_people(rng: np.random.Generator, n: int) -> dict[str, np.ndarray]:
     positions = {
         'gender': rng.beta(0.5, 0.5, n),
         'age': age,
-        **{axis: rng.normal(0.5, 0.2, n) for axis in ('muscle', 'weight', 'height')},
+        **{axis: rng.normal(0.5, 0.25, n) for axis in ('muscle', 'weight')},
+        'height': rng.normal(0.5, 0.1, n),
         'proportions': rng.uniform(0, 1, n),
     }
     people = {axis: between(position, len(MACRO[axis])) for axis, position in positions.items()}
@@ -273,6 +274,8 @@ def make(data: Path, people: int, seed: int) -> dict[str, np.ndarray]:
     first = len(skin) + 1  # of the joints
     frames = np.stack([hand_frame(p[first : first + 21]) for p in points])
     points = np.einsum('nij,nvj->nvi', frames, points - points[:, first, None])
+    # Real hands vary more in breadth and depth than MakeHuman's.
+    points *= np.random.default_rng(seed + 1).normal(1, 0.04, (people, 1, 3))
     for person in points:
         labels = person[first : first + 21]
         labels[:] = shift_labels(labels)
