@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from hpe_jax.data.synthetic_hands.texture import between
+
 RINGS, SEGMENTS = 24, 28
 
 
@@ -93,11 +95,9 @@ def random_occluder(key: Key[Array, ''], near: Float[Array, '3'], shown: Array) 
     Returns:
       The arguments of `superquadric`.
     """
-    keys = jax.random.split(key, 6)
-    centre = near * jax.random.uniform(keys[0], minval=0.5, maxval=0.85)
+    keys = jax.random.split(key)
+    u = jax.random.uniform(keys[0], (8,))
     direction = jax.random.normal(keys[1], (3,)) * jnp.array([1, 1, 0.3])
-    long = jax.random.bernoulli(keys[2])
-    size = jax.random.uniform(keys[3], (3,), minval=0.005, maxval=0.035)
-    size = jnp.where(long, size * jnp.array([0.5, 0.5, 10]), size) * shown
-    exponents = jax.random.choice(keys[4], jnp.array([0.12, 0.5, 1.0]), (2,))
-    return centre, axes_along(direction, jax.random.uniform(keys[5], maxval=6.28)), size, exponents, jnp.zeros(4)
+    size = between(u[1:4], 0.005, 0.035) * jnp.where(u[4] < 0.5, jnp.array([0.5, 0.5, 10]), 1.0) * shown
+    exponents = jnp.array([0.12, 0.5, 1.0])[jnp.floor(3 * u[5:7]).astype(int)]
+    return near * between(u[0], 0.5, 0.85), axes_along(direction, 2 * jnp.pi * u[7]), size, exponents, jnp.zeros(4)

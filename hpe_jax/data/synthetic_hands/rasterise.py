@@ -88,7 +88,7 @@ def rasterise(
 
 
 def _boxes(xy, inv_z, faces, height, width):
-    """Which triangles can touch a pixel centre, their doubled area (< 0), first (column, row) and blocks (across, down)."""
+    """Which triangles may touch a pixel centre, their doubled area (< 0), first (column, row), blocks (across, down)."""
     p0, p1, p2 = (xy[faces[:, k]] for k in range(3))
     (ax, ay), (bx, by) = (p1 - p0).T, (p2 - p0).T
     area = ax * by - ay * bx

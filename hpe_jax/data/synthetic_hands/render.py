@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key, UInt8
+from jaxtyping import Array, Bool, Float, Key, UInt8
 
 from hpe_jax import geometry
 from hpe_jax.data.synthetic_hands import background, camera, cloth, mesh, poses, rasterise, scene, sensor, texture

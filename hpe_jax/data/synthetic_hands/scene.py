@@ -6,12 +6,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
 from hpe_jax import hand
 from hpe_jax.data.synthetic_hands import camera, cloth, mesh, objects, shading, skin
+from hpe_jax.data.synthetic_hands.texture import between
 
 THINGS = 3  # what is held, its head or lid, and something before the hand
+VALENCE = 8  # triangles that make a vertex's normal; the few vertices that have more do without the rest
 PARENTS = np.array(hand.PARENTS[1:])
 
 
@@ -35,9 +37,17 @@ def hand_mesh() -> tuple[mesh.HandMesh, np.ndarray]:
     corners = np.asarray(loaded.triangles).reshape(-1)
     order = np.argsort(corners, kind='stable')
     slot = np.arange(len(order)) - np.searchsorted(corners[order], corners[order])
-    around = np.full((len(loaded.rest), slot.max() + 1), len(corners) // 3, np.int32)
-    around[corners[order], slot] = order // 3
+    around = np.full((len(loaded.rest), VALENCE), len(corners) // 3, np.int32)
+    kept = slot < VALENCE
+    around[corners[order][kept], slot[kept]] = order[kept] // 3
     return loaded, around
+
+
+@functools.cache
+def noises() -> tuple[np.ndarray, np.ndarray]:
+    """Broad and fine noises over the hand at rest."""
+    rest = np.asarray(hand_mesh()[0].rest)
+    return skin.waves(rest, 0.06, 16, seed=1), skin.waves(rest, 0.02, 16, seed=2)
 
 
 @functools.cache
@@ -63,9 +73,9 @@ def dressed_hand(key: Key[Array, ''], points: Float[Array, 'v 3'], garment: clot
     keys = jax.random.split(key, 2)
     loaded, around = hand_mesh()
     normals = vertex_normals(points, loaded.triangles, around)
-    points = cloth.cover(keys[0], points, normals, loaded.arm, loaded.rest, garment)
+    points = cloth.cover(keys[0], points, normals, loaded.arm, noises()[0], garment)
     normals = vertex_normals(points, loaded.triangles, around)
-    reflectance, gloss = skin.paint(keys[1], loaded)
+    reflectance, gloss = skin.paint(keys[1], loaded, *noises())
     covered = cloth.material_at(loaded.arm, jnp.zeros_like(loaded.arm), garment) != cloth.SKIN
     # Unrolled rest coordinates: the palm and the back lie flat, the arm's length runs on.
     uv = loaded.rest[:, :2] + 0.5 * loaded.rest[:, 2:]
@@ -82,34 +92,23 @@ def random_things(
       near: a point of the hand, camera's frame, about which something may stand before it.
       with_held, occluders: see render.Config.
     """
-    keys = jax.random.split(key, 8)
-    shown = with_held & (held.kind >= 0)
-    round_, long = held.kind == 0, held.radii[0] + held.radii[1] * (held.kind == 1)
-    axis = view.R @ held.axis
-    centre = view.R @ held.centre + view.t
-    axes = objects.axes_along(axis, jax.random.uniform(keys[0], maxval=6.28))
-    radii = jnp.stack([held.radii[1], held.radii[1], long]) * shown
-    ends = jax.random.uniform(keys[1], minval=0.1, maxval=0.9)
-    exponents = jnp.where(round_, jnp.ones(2), jnp.stack([1.0, ends]))
-    bulges = 0.3 * jax.random.normal(keys[2], (2,)) * (1 - round_)
+    keys = jax.random.split(key)
+    u, deviates = jax.random.uniform(keys[0], (12,)), jax.random.normal(keys[0], (2,))
+    shown, is_capsule = with_held & (held.kind >= 0), held.kind == 1
+    axis, centre = view.R @ held.axis, view.R @ held.centre + view.t
+    axes = objects.axes_along(axis, 2 * jnp.pi * u[0])
+    across, along = held.radii[1], held.radii[0] + held.radii[1] * is_capsule
+    exponents = jnp.where(is_capsule, jnp.stack([1.0, between(u[1], 0.1, 0.9)]), 1.0)
     # Only the ends bulge or taper: the middle is where the fingers are.
-    body = objects.superquadric(
-        centre, axes, radii, exponents, jnp.array([1.0, 0, 0, 0]) * bulges[0] + jnp.array([0, 0, 0, 1.0]) * bulges[1]
-    )
+    profile = 0.3 * is_capsule * jnp.array([1.0, 0, 0, 1]) * deviates[jnp.array([0, 0, 1, 1])]
+    body = objects.superquadric(centre, axes, shown * jnp.stack([across, across, along]), exponents, profile)
 
-    headed = shown & (held.kind == 1) & jax.random.bernoulli(keys[3], 0.4)
-    size = held.radii[1] * jnp.exp(jax.random.uniform(keys[4], (3,), minval=-0.3, maxval=1.3))
-    head = objects.superquadric(
-        centre + axis * (long + 0.7 * size[2]),
-        axes,
-        size * headed,
-        jax.random.uniform(keys[5], (2,), minval=0.1, maxval=1.0),
-        jnp.zeros(4),
-    )
-    before = jax.random.bernoulli(keys[6], occluders)
-    occluder = objects.superquadric(*objects.random_occluder(keys[7], near, before))
-    gloss = jax.random.uniform(keys[0], (THINGS,))
-    return [_as_surface(thing, gloss[k], k + 1) for k, thing in enumerate((body, head, occluder))]
+    size = across * jnp.exp(between(u[2:5], -0.3, 1.3))
+    headed = shown & is_capsule & (u[5] < 0.4)
+    end = centre + axis * (along + 0.7 * size[2])
+    head = objects.superquadric(end, axes, headed * size, between(u[6:8], 0.1, 1), jnp.zeros(4))
+    occluder = objects.superquadric(*objects.random_occluder(keys[1], near, u[8] < occluders))
+    return [_as_surface(thing, u[9 + k], k + 1) for k, thing in enumerate((body, head, occluder))]
 
 
 def _as_surface(thing, gloss, number):

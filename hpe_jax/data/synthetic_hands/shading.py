@@ -8,9 +8,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from hpe_jax.data.synthetic_hands import rasterise
+from hpe_jax.data.synthetic_hands.texture import between, log_between
 
 LAMPS = 3  # the first one casts the shadows
 SHADOW_MAP = 160  # pixels of the shadow map's side
@@ -18,7 +20,7 @@ SHADOW_REACH = 0.17  # metres around the hand's middle that it covers
 TAPS = 12
 
 # Light that enters skin comes out a little further on, red the furthest: it wraps around the terminator.
-WRAP = jnp.array([0.30, 0.12, 0.08])
+WRAP = np.array([0.30, 0.12, 0.08], np.float32)
 
 
 class Light(NamedTuple):
@@ -33,21 +35,23 @@ class Light(NamedTuple):
 
 def random_light(key: Key[Array, '']) -> Light:
     """From a bright sun to an overcast room; tinted between candle and blue sky."""
-    keys = jax.random.split(key, 9)
-    direction = jax.random.normal(keys[0], (LAMPS, 3))
+    keys = jax.random.split(key, 2)
+    u, deviates = jax.random.uniform(keys[0], (4,)), jax.random.normal(keys[1], (LAMPS + 2, 9))
     # Light mostly comes from above and from the camera's side; the last lamp may also stand behind, as a rim.
-    pull = jnp.array([[0, -0.8, -0.9], [0, -0.3, -0.6], [0, -0.5, 0.3]])
-    direction += pull
+    direction = deviates[:LAMPS, :3] + np.array([[0, -0.8, -0.8], [0, -0.3, -0.6], [0, -0.5, 0.3]])
     direction /= jnp.linalg.norm(direction, axis=-1, keepdims=True)
-    warmth = 0.25 * jax.random.normal(keys[1], (LAMPS + 2, 1)) * jnp.array([1.0, 0.1, -1.0])
-    tint = jnp.exp(warmth + 0.05 * jax.random.normal(keys[2], (LAMPS + 2, 3)))
-    contrast = jax.random.uniform(keys[3])  # 0 overcast, 1 one hard lamp
-    power = jnp.exp(0.4 * jax.random.normal(keys[4], (LAMPS, 1)))
-    share = jnp.array([[1.0], [0.35], [0.35]]) * jnp.stack([contrast + 0.25, 1.0, 1.0])[:, None]
-    ambient = (1.05 - 0.75 * contrast) * jnp.exp(0.3 * jax.random.normal(keys[5]))
-    ground = jax.random.uniform(keys[6], minval=0.2, maxval=0.9)
-    softness = jnp.exp(jax.random.uniform(keys[7], minval=-3.5, maxval=-1.0))
-    return Light(direction, power * share * tint[:LAMPS], ambient * tint[-2], ambient * ground * tint[-1], softness)
+    tint = jnp.exp(0.15 * deviates[:, 3:4] * np.array([1.0, 0.1, -1.0]) + 0.04 * deviates[:, 4:7])
+    contrast = u[0]  # 0 overcast, 1 one hard lamp
+    power = jnp.exp(0.35 * deviates[:LAMPS, 7:8])
+    share = jnp.stack([0.3 + 1.3 * contrast, 0.3, 0.3])[:, None]
+    ambient = (0.9 - 0.7 * contrast) * jnp.exp(0.3 * deviates[0, 8])
+    return Light(
+        direction=direction,
+        colour=power * share * tint[:LAMPS],
+        sky=ambient * tint[-2],
+        ground=ambient * between(u[1], 0.2, 0.8) * tint[-1],
+        softness=log_between(u[2], 0.03, 0.4),
+    )
 
 
 def blocked_sky(
@@ -58,17 +62,16 @@ def blocked_sky(
     A ball of radius r at distance d covers the share cos(angle) (r / d)^2 of the cosine-weighted hemisphere. Balls that
     a point itself lies on are behind its surface (cos < 0), so they need no exception.
     """
-    square = (points**2).sum(-1)[:, None] + (balls**2).sum(-1) - 2 * points @ balls.T
+    square = jnp.maximum((points**2).sum(-1)[:, None] + (balls**2).sum(-1) - 2 * points @ balls.T, 1e-6)
     ahead = normals @ balls.T - (normals * points).sum(-1)[:, None]
-    distance = jnp.sqrt(jnp.maximum(square, 1e-8))
-    covered = jnp.clip(ahead / distance, 0, 1) * jnp.minimum(radii**2 / square, 1)
-    return jnp.exp(jnp.log1p(-0.95 * covered).sum(-1))
+    covered = jnp.maximum(ahead, 0) * jax.lax.rsqrt(square) * jnp.minimum(radii**2 / square, 1)
+    return jnp.exp(-1.2 * covered.sum(-1))
 
 
 def hand_balls(keypoints: Float[Array, '21 3'], parents: Int[Array, ' 20']) -> tuple[Array, Array]:
     """Balls that stand for the flesh: at the joints and between them."""
     middles = (keypoints[1:] + keypoints[parents]) / 2
-    fat = jnp.array([0.02] + [0.013, 0.010, 0.009, 0.007] + [0.011, 0.009, 0.008, 0.006] * 4)
+    fat = np.array([0.02] + [0.013, 0.010, 0.009, 0.007] + [0.011, 0.009, 0.008, 0.006] * 4, np.float32)
     return jnp.concatenate([keypoints, middles]), jnp.concatenate([fat, (fat[1:] + fat[parents]) / 2])
 
 

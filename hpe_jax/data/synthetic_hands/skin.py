@@ -1,17 +1,21 @@
 """Skin tones and the paint of a hand: reflectance and gloss of every vertex.
 
 Tones are drawn evenly over the individual typology angle, ITA = atan((L* - 50) / b*) (Chardon et al. 1991), whose six
-classes run from above 55 degrees (very light) to below -30 (dark), so no kind of skin is rare. Local change is change of
-pigment: in optical density, melanin and haemoglobin each act along a fixed direction of RGB (Tsumura et al. 2003).
+classes run from above 55 degrees (very light) to below -30 (dark), so no kind of skin is rare. Local change is change
+of pigment: in optical density, melanin and haemoglobin each act along a fixed direction of RGB (Tsumura et al. 2003).
 """
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key
 
+from hpe_jax.data.synthetic_hands import mesh
+from hpe_jax.data.synthetic_hands.texture import between
+
 ITA_RANGE = (-60.0, 65.0)  # degrees
-MELANIN = jnp.array([0.41, 0.36, 0.84])  # optical density in linear R, G, B; after Tsumura et al. 2003
-HAEMOGLOBIN = jnp.array([0.30, 0.68, 0.67])
+MELANIN = np.array([0.41, 0.36, 0.84], np.float32)  # optical density in linear R, G, B; after Tsumura et al. 2003
+HAEMOGLOBIN = np.array([0.30, 0.68, 0.67], np.float32)
 
 
 def tone(ita: Float[Array, ''], redness: Float[Array, ''], chroma: Float[Array, '']) -> Float[Array, '3']:
@@ -37,41 +41,46 @@ def lab_to_linear(lab: Float[Array, '3']) -> Float[Array, '3']:
     return jnp.clip(to_rgb @ xyz, 0.01, 1)
 
 
-def waves(key: Key[Array, ''], points: Float[Array, 'v 3'], count: int, scale: float) -> Float[Array, ' v']:
-    """Smooth noise of unit variance over points in space: a few random plane waves; `scale` metres is a wavelength."""
-    keys = jax.random.split(key)
-    frequency = jax.random.normal(keys[0], (count, 3)) * (4 / scale)
-    phase = jax.random.uniform(keys[1], (count,), maxval=2 * jnp.pi)
-    return jnp.sin(points @ frequency.T + phase).sum(-1) * jnp.sqrt(2 / count)
+def waves(points: Float[np.ndarray, 'v 3'], scale: float, count: int, seed: int) -> Float[np.ndarray, 'v n']:
+    """Fixed smooth noises over points in space, plane waves of about `scale` metres; mixed at random by `mixed`."""
+    rng = np.random.default_rng(seed)
+    phase = points @ rng.normal(scale=4 / scale, size=(3, count)) + rng.uniform(0, 2 * np.pi, count)
+    return np.sin(phase).astype(np.float32) * np.float32(np.sqrt(2))
 
 
-def paint(key: Key[Array, ''], mesh) -> tuple[Float[Array, 'v 3'], Float[Array, ' v']]:
-    """Reflectance (linear RGB) and gloss (0 dull, 1 wet) of each vertex of a random person's hand."""
-    keys = jax.random.split(key, 16)
-    ita = jax.random.uniform(keys[0], minval=ITA_RANGE[0], maxval=ITA_RANGE[1])
-    redness, chroma = 1.5 * jax.random.normal(keys[1], (2,))
-    back = tone(ita, redness, chroma)
+def mixed(deviates: Float[Array, ' n'], noises: Float[np.ndarray, 'v n']) -> Float[Array, ' v']:
+    """A random smooth noise of unit variance from normal deviates."""
+    return noises @ deviates / np.sqrt(len(deviates))
+
+
+def paint(
+    key: Key[Array, ''], hand: mesh.HandMesh, broad: Float[np.ndarray, 'v n'], fine: Float[np.ndarray, 'v n']
+) -> tuple[Float[Array, 'v 3'], Float[Array, ' v']]:
+    """Reflectance (linear RGB) and gloss (0 dull, 1 wet) of each vertex of a random person's hand.
+
+    Args:
+      broad, fine: noises over the vertices, see `waves`.
+    """
+    keys = jax.random.split(key, 3)
+    u, deviates = jax.random.uniform(keys[0], (14,)), jax.random.normal(keys[1], (5, broad.shape[1]))
+    ita = between(u[0], *ITA_RANGE)
+    redness, chroma = jax.random.normal(keys[2], (2,))
+    back = tone(ita, redness, 1.5 * chroma)
     # The palm has little melanin whatever the person: dark skin's palm is far lighter than its back.
-    palm = tone(jnp.maximum(ita, 0.45 * ita + 12), redness + 2, chroma)
-    palm_side = mesh.palm * (mesh.arm < 0.02)  # but the forearm's underside is not a palm
+    palm = tone(jnp.maximum(ita, 0.5 * ita + 5), redness + 2, chroma)
+    palm_side = hand.palm * jnp.clip(1 - hand.arm / 0.02, 0, 1)  # the forearm's underside is no palm
     skin = back + (palm - back) * palm_side[:, None]
 
-    rest = mesh.rest
-    blotches = waves(keys[2], rest, 6, 0.06) + waves(keys[3], rest, 8, 0.02)
-    blood = 0.10 * waves(keys[4], rest, 8, 0.03) * jax.random.uniform(keys[5])
-    flush = jax.random.uniform(keys[6], (3,)) * jnp.array([0.35, 0.25, 0.3])
-    blood += flush[0] * mesh.tip + flush[1] * mesh.crease * (1 - mesh.palm) + flush[2] * 0.5 * mesh.palm * mesh.tip
-    melanin = 0.06 * blotches * jax.random.uniform(keys[7])
-    melanin += mesh.crease * jax.random.uniform(keys[8], minval=0.1, maxval=0.5)  # folds are darker on both sides
+    blood = 0.12 * u[1] * mixed(deviates[0], fine)
+    blood += 0.35 * u[2] * hand.tip + 0.3 * u[3] * hand.crease * (1 - hand.palm)
+    melanin = 0.08 * u[4] * (mixed(deviates[1], broad) + mixed(deviates[2], fine))
+    melanin += between(u[5], 0.1, 0.5) * hand.crease  # folds are darker on both sides
     skin = skin * jnp.exp(-melanin[:, None] * MELANIN - blood[:, None] * HAEMOGLOBIN)
 
-    polish = jax.random.bernoulli(keys[9], 0.1)
-    varnish = jnp.exp(jax.random.uniform(keys[10], (3,), minval=-3.5, maxval=-0.2))
+    varnish = jnp.exp(between(u[6:9], -3.5, -0.2))
     natural = skin * jnp.array([1.12, 1.15, 1.18]) + 0.03
-    nail = jnp.where(polish, varnish, natural)
-    skin = skin + (nail - skin) * mesh.nail[:, None]
+    nail = jnp.where(u[9] < 0.1, varnish, natural)
+    skin = skin + (nail - skin) * hand.nail[:, None]
 
-    sweat = jax.random.uniform(keys[11]) ** 2
-    gloss = sweat * jnp.clip(0.6 + 0.25 * waves(keys[12], rest, 8, 0.02), 0, 1)
-    gloss = jnp.maximum(gloss, mesh.nail * jax.random.uniform(keys[13], minval=0.3, maxval=1))
-    return skin, gloss
+    sweat = u[10] ** 2 * jnp.clip(0.6 + 0.25 * mixed(deviates[3], fine), 0, 1)
+    return skin, jnp.maximum(sweat, hand.nail * between(u[11], 0.3, 1))
