@@ -19,7 +19,7 @@ LIKELIHOOD = {'wall': 3, 'green_screen': 3, 'litter': 3, 'collage': 4, 'indoors'
 KINDS = tuple(LIKELIHOOD)
 PLAIN = ('wall', 'green_screen', 'clouds')
 
-CORNERS = 24  # of a polygon
+CORNERS = 16  # of a polygon
 TILES = 8
 
 
@@ -32,6 +32,7 @@ class Shapes(NamedTuple):
     roundness: Float[Array, ' n']  # 0 rectangle, 1 ellipse, 2 diamond
     colour: Float[Array, 'n 3']  # linear RGB
     pattern: Float[Array, ' n']  # how far the pattern's second colour is from the first
+    slope: Float[Array, 'n 2']  # of the light along both sides
     bulge: Float[Array, ' n']  # 0 lit like a board, 1 like a post
     layer: Float[Array, ' n']  # larger is nearer
 
@@ -100,31 +101,40 @@ def _field(key, kind, count=192):
         roundness=jnp.where(indoors, 0.05, 1.3 * u[6] ** between(round_all, 0.3, 3)),
         colour=colour,
         pattern=0.7 * spare**2,
+        slope=u[2:4].T - 0.5,
         bulge=1.0 * (spare < 0.15),
         layer=u[6],
     )
 
 
-def _bars(key, kind, count=14):
-    """Long straight things, often of grey metal: posts, shelf edges, frames, cables."""
+def _bars(key, kind, count=12, pieces=6):
+    """Long straight things, often of grey metal: posts, shelf edges, frames, cables.
+
+    Each is a chain of short pieces, because the z-buffer's work goes with the bounding boxes of what it draws.
+    """
     keys = jax.random.split(key, 3)
-    u, (some, amount, tilt) = jax.random.uniform(keys[0], (8, count)), jax.random.uniform(keys[1], (3,))
+    u, (some, amount, tilt) = jax.random.uniform(keys[0], (9, count)), jax.random.uniform(keys[1], (3,))
     plain = kind['wall'] | kind['green_screen']
     shown = jnp.arange(count) < (some < jnp.where(kind['indoors'], 0.75, jnp.where(plain, 0.25, 0.4))) * amount * count
     metal = log_between(u[0], 0.06, 0.7)[:, None] * jnp.array([0.97, 1, 1.03])
     angle = jnp.where(u[1] < 0.6, 0.2 * (tilt - 0.5) + jnp.floor(2 * u[2]) * jnp.pi / 2, jnp.pi * u[2])
-    half = jnp.stack([between(u[3], 0.4, 1.3), log_between(u[4], 0.004, 0.06)], -1)
-    colour = jnp.where(u[5, :, None] < 0.6, metal, texture.palette(keys[2], count, 0.3, 0.6))
-    return Shapes(
-        centre=between(u[6:].T, -0.1, 1.1),
-        half=half * shown[:, None],
+    long = between(u[3], 0.4, 1.3)
+    along = jnp.stack([jnp.cos(angle), jnp.sin(angle)], -1) * long[:, None]
+    place = (2 * np.arange(pieces) + 1 - pieces)[:, None, None] / pieces
+    half = jnp.stack([1.01 * long / pieces, log_between(u[4], 0.004, 0.06)], -1) * shown[:, None]
+    bars = Shapes(
+        centre=between(u[6:8].T, -0.1, 1.1),
+        half=half,
         angle=angle,
         roundness=jnp.full(count, 0.01),
-        colour=colour,
+        colour=jnp.where(u[5, :, None] < 0.6, metal, texture.palette(keys[2], count, 0.3, 0.6)),
         pattern=0.5 * u[5] ** 3,
+        slope=(u[8, :, None] - 0.5) * jnp.array([0.0, 1.0]),
         bulge=1.0 * (u[0] < 0.7),
         layer=2 * u[1],
     )
+    chain = jax.tree.map(lambda x: jnp.concatenate([x] * pieces), bars)
+    return chain._replace(centre=chain.centre + (place * along).reshape(-1, 2))
 
 
 def _row(key, kind, count=16):
@@ -145,6 +155,7 @@ def _row(key, kind, count=16):
         roundness=jnp.full(count, u[8] ** 2),
         colour=texture.palette(keys[1], count, 0.4 * u[9], 0.4 * u[9]),
         pattern=jnp.full(count, 0.5 * u[10]),
+        slope=jnp.tile(u[3:5] - 0.5, (count, 1)),
         bulge=jnp.full(count, u[11]),
         layer=jnp.full(count, 2 * u[10]),
     )
@@ -169,6 +180,7 @@ def _fingers(key, kind, count=6):
         roundness=jnp.full(count, 0.5),
         colour=jnp.tile(texture.skin_like(keys[1], 1), (count, 1)),
         pattern=jnp.full(count, 0.1),
+        slope=jnp.zeros((count, 2)),
         bulge=jnp.ones(count),
         layer=jnp.full(count, 2 * u[7]),
     )
@@ -193,6 +205,7 @@ def _person(key, kind):
         roundness=jnp.array([0.9, 1, 0.6, 0.6, 0.6, 0.5]),
         colour=jnp.concatenate([skin, hair, 0.8 * skin, sleeve, sleeve, cloth]),
         pattern=jnp.array([0.1, 0.3, 0.1, 0.2, 0.2, 0.5]),
+        slope=jnp.tile(u[6:8] - 0.5, (6, 1)),
         bulge=jnp.full(6, 0.5),
         layer=2 * u[6] + 0.01 * jnp.arange(6, 0, -1),
     )
@@ -207,7 +220,7 @@ def _draw(key, backdrop, shapes):
     n, size = len(shapes.angle), len(backdrop)
     turn = jnp.stack([jnp.cos(shapes.angle), jnp.sin(shapes.angle)], -1)
 
-    # Of 24 corners one lies on each diagonal, where a rectangle has its own.
+    # Of 16 corners one lies on each diagonal, where a rectangle has its own.
     phi = np.arange(CORNERS) * (2 * np.pi / CORNERS)
     unit = np.stack([np.cos(phi), np.sin(phi)], -1).astype(np.float32)
     reach = np.maximum(np.abs(unit), 1e-6)
@@ -222,21 +235,23 @@ def _draw(key, backdrop, shapes):
     buffer = rasterise.rasterise(size * corners.reshape(-1, 2), nearness, faces, size, size)
     face = rasterise.face_at(buffer, len(faces))
 
-    u, deviates = jax.random.uniform(keys[0], (n, 4)), jax.random.normal(keys[1], (n, 3))
-    second = shapes.colour * jnp.exp(deviates * shapes.pattern[:, None])
-    zoom = log_between(u[:, :1], 1.5, 18) * shapes.half
-    slope = u[:, 2:] - 0.5
-    columns = (shapes.centre, turn, 1 / jnp.maximum(shapes.half, 1e-6), zoom, slope, shapes.bulge[:, None])
+    # By the layer, so that the pieces of one thing look alike.
+    u, deviates = jax.random.uniform(keys[0], (64,)), jax.random.normal(keys[1], (64, 3))
+    like = (shapes.layer * 32).astype(jnp.int32)
+    second = shapes.colour * jnp.exp(deviates[like] * shapes.pattern[:, None])
+    zoom = log_between(u[like, None], 1.5, 18) * shapes.half
+    columns = (shapes.centre, turn, 1 / jnp.maximum(shapes.half, 1e-6), zoom, shapes.slope, shapes.bulge[:, None])
     table = jnp.concatenate(columns, -1)
     tiles = texture.random_tiles(keys[2], TILES)
 
     shape = jnp.maximum(face, 0) // CORNERS
-    row = table[shape]
+    row = jax.lax.optimization_barrier(table[shape])  # else XLA on CPU reads it anew for each later use
     grid = (jnp.arange(size) + 0.5) / size
     dx, dy = grid - row[..., 0], grid[:, None] - row[..., 1]
     cos, sin = row[..., 2], row[..., 3]
     local = jnp.stack([dx * cos + dy * sin, dy * cos - dx * sin], -1) * row[..., 4:6]
-    mix = texture.lookup(tiles, shape % TILES, local * row[..., 6:8])[..., None]
-    light = jnp.exp((local * row[..., 8:10]).sum(-1) - 1.2 * row[..., 10] * local[..., 1] ** 2)[..., None]
-    painted = (shapes.colour[shape] * mix + second[shape] * (1 - mix)) * light
+    mix = texture.lookup(tiles, like[shape] % TILES, local * row[..., 6:8])
+    light = jnp.exp((local * row[..., 8:10]).sum(-1) - 1.2 * row[..., 10] * local[..., 1] ** 2)
+    mix, light = jax.lax.optimization_barrier((mix, light))
+    painted = (shapes.colour[shape] * mix[..., None] + second[shape] * (1 - mix)[..., None]) * light[..., None]
     return jnp.where((face >= 0)[..., None], painted, backdrop)

@@ -69,10 +69,11 @@ def rasterise(
 
     def work_off(turn, buffer):
         item = turn * CHUNK + jnp.arange(CHUNK)
-        face = jnp.searchsorted(ends, item, side='right', method='scan_unrolled')  # = number of faces when done
-        rows = table[face]
-        first_column, first_row, blocks_across, start = places[face].T
+        face = jnp.searchsorted(ends, item, side='right')  # the number of faces when the queue is done
+        rows, (first_column, first_row, blocks_across, start) = table[face], places[face].T
         down, across = jnp.divmod(item - start, blocks_across)
+        # Without the barrier, XLA on CPU computes all this anew for each of a block's pixels.
+        rows, down, across = jax.lax.optimization_barrier((rows, down, across))
         x = (across * BLOCK)[:, None] + inside_block % BLOCK  # relative to the box's first pixel: small, hence exact
         y = (down * BLOCK)[:, None] + inside_block // BLOCK
         b0, b1, depth = (rows[:, k, None] * x + rows[:, k + 1, None] * y + rows[:, k + 2, None] for k in (0, 3, 6))
@@ -88,7 +89,7 @@ def rasterise(
 
 
 def _boxes(xy, inv_z, faces, height, width):
-    """Which triangles may touch a pixel centre, their doubled area (< 0), first (column, row), blocks (across, down)."""
+    """Which triangles may touch a pixel centre, their doubled area (< 0), first (column, row), blocks (across, down)"""
     p0, p1, p2 = (xy[faces[:, k]] for k in range(3))
     (ax, ay), (bx, by) = (p1 - p0).T, (p2 - p0).T
     area = ax * by - ay * bx

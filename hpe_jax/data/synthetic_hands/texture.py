@@ -76,7 +76,7 @@ def lookup(tiles: Float[Array, 'count h w'], tile: Int[Array, '*n'], uv: Float[A
     low = jnp.clip(jnp.floor(at), 0, last - 1)
     (fx, fy), (x, y) = jnp.moveaxis(at - low, -1, 0), jnp.moveaxis(low.astype(jnp.int32), -1, 0)
     flat = tiles.reshape(-1)
-    start = (tile * tiles.shape[-2] + y) * tiles.shape[-1] + x
+    start, fx, fy = jax.lax.optimization_barrier(((tile * tiles.shape[-2] + y) * tiles.shape[-1] + x, fx, fy))
     top = flat[start] * (1 - fx) + flat[start + 1] * fx
     bottom = flat[start + tiles.shape[-1]] * (1 - fx) + flat[start + tiles.shape[-1] + 1] * fx
     return top * (1 - fy) + bottom * fy
