@@ -27,12 +27,12 @@ class View(NamedTuple):
 
 def to_camera(view: View, points: Float[Array, 'n 3']) -> Float[Array, 'n 3']:
     """Hand's frame -> camera's frame."""
-    return points @ view.R.T + view.t
+    return points @ view.R.T + view.t[None]
 
 
 def mirror(xyz: Float[Array, 'n 3']) -> Float[Array, 'n 3']:
     """The left hand in the mirrored picture: u goes to width - u, as K's principal point is the middle."""
-    return xyz * jnp.array([-1.0, 1.0, 1.0])
+    return xyz * jnp.array([[-1.0, 1.0, 1.0]])
 
 
 def sample_view(
@@ -80,7 +80,7 @@ def sample_view(
 
 def fit_step(points, t, focal, side, place):
     """One step of moving the hand so that its 2-D box gets that side and middle; converges fast."""
-    xyz = points + t
+    xyz = points + t[None]
     uv = focal * xyz[:, :2] / xyz[:, 2:] + 0.5
     low, high = uv.min(0), uv.max(0)
     depth = xyz[:, 2].mean()

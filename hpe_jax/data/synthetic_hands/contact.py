@@ -8,8 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from hpe_jax.data.synthetic_hands.gestures import THUMB_LIMITS
-from hpe_jax.data.synthetic_hands.mesh import Held, Pose, finger_frames, pose_bones, thumb_frames
+from hpe_jax.data.synthetic_hands.gestures import FINGER_LIMITS, THUMB_LIMITS
+from hpe_jax.data.synthetic_hands.mesh import (
+    OUTWARDS,
+    Held,
+    Pose,
+    bent_frames,
+    finger_bases,
+    finger_frames,
+    pose_bones,
+    thumb_frames,
+)
 
 SKIN = 0.003  # metres
 # The mean hand's flesh, metres: radii of the bones, thumb first, from base to tip; of the palm around each metacarpal,
@@ -24,8 +33,10 @@ PAIRS = np.array(
     [(a, b) for a in range(15) for b in range(a + 1, 15) if a // 3 != b // 3 and (a % 3, b % 3) != (0, 0)]
 ).T
 THUMB_PAIRS = PAIRS[:, PAIRS[0] < 3]
+PAD_DIRECTION = np.array([0.0, 0.6, 0.8], np.float32)  # out of a pad, in its bone's frame: also forwards
 STEPS = 16  # of a closing finger
 THUMB_RANGE = np.deg2rad(THUMB_LIMITS.T)
+MEET_RANGE = np.deg2rad(np.concatenate([THUMB_LIMITS, FINGER_LIMITS[::2]]).T)
 
 
 def hand_scale(joints: Float[Array, '23 3']) -> Float[Array, '']:
@@ -33,8 +44,8 @@ def hand_scale(joints: Float[Array, '23 3']) -> Float[Array, '']:
     return jnp.linalg.norm(joints[9]) / MEAN_PALM
 
 
-def segment_distance(a: Float[Array, '*n 2 3'], b: Float[Array, '*n 2 3']) -> Float[Array, '*n']:
-    """Distance between two segments, each given by its ends."""
+def segment_distance(a: Float[Array, '*#n 2 3'], b: Float[Array, '*#n 2 3']) -> Float[Array, '...']:
+    """Distance between two segments, each given by its ends; broadcasts."""
     u, v, w = a[..., 1, :] - a[..., 0, :], b[..., 1, :] - b[..., 0, :], a[..., 0, :] - b[..., 0, :]
     uu, uv, vv, uw, vw = (jnp.sum(p * q, -1) for p, q in ((u, u), (u, v), (v, v), (u, w), (v, w)))
     tiny = 1e-12
@@ -45,8 +56,9 @@ def segment_distance(a: Float[Array, '*n 2 3'], b: Float[Array, '*n 2 3']) -> Fl
 
 
 def bone_segments(keypoints: Float[Array, '21 3']) -> Float[Array, '15 2 3']:
-    """The bones' ends, thumb first."""
+    """The bones' ends, thumb first; the last one's so that its round end is the finger's."""
     chains = keypoints[1:].reshape(5, 4, 3)
+    chains = chains.at[:, 3].add(0.15 * (chains[:, 2] - chains[:, 3]))
     return jnp.stack([chains[:, :-1], chains[:, 1:]], 2).reshape(15, 2, 3)
 
 
@@ -66,7 +78,7 @@ def overlaps_around(
     """
     bones, radii = bone_segments(keypoints), RADII.reshape(15) * scale
     mcps = keypoints[5::4]
-    depth = jnp.array([0.0, 0.0, PALM_DEPTH]) * scale
+    depth = jnp.array([[[0.0, 0.0, PALM_DEPTH]]]) * scale
     palm = jnp.stack([0.35 * mcps, 0.9 * mcps], 1) + depth
     gaps = segment_distance(bones[:, None], palm[None]).min(1)
     in_palm = (PALM_RADIUS * scale + radii - gaps).reshape(5, 3)
@@ -134,33 +146,53 @@ def close_thumb(joints: Float[Array, '23 3'], pose: Pose, goal: Float[Array, '5'
 def touch_points(joints: Float[Array, '23 3'], pose: Pose) -> tuple[Float[Array, '10 3'], Float[Array, '10 3']]:
     """Points on the skin and the directions out of it: the five pads, thumb first, and the middle bones' backs."""
     chains = pose_bones(joints, pose)[0][1:].reshape(5, 4, 3)
-    softs = finger_frames(pose)[..., 2]
+    frames = finger_frames(pose)
     scale = hand_scale(joints)
-    pads = 0.4 * chains[:, 2] + 0.6 * chains[:, 3] + scale * RADII[:, 2:] * softs[:, 2]
-    backs = 0.5 * chains[:, 1] + 0.5 * chains[:, 2] - scale * RADII[:, 1:2] * softs[:, 1]
-    return jnp.concatenate([pads, backs]), jnp.concatenate([softs[:, 2], -softs[:, 1]])
+    out_of_pads = frames[:, 2] @ PAD_DIRECTION
+    pads = 0.2 * chains[:, 2] + 0.8 * chains[:, 3] + scale * RADII[:, 2:] * out_of_pads
+    out_of_backs = -frames[:, 1, :, 2]
+    backs = 0.5 * chains[:, 1] + 0.5 * chains[:, 2] + scale * RADII[:, 1:2] * out_of_backs
+    return jnp.concatenate([pads, backs]), jnp.concatenate([out_of_pads, out_of_backs])
 
 
 def meet(joints: Float[Array, '23 3'], pose: Pose, place: Int[Array, ''], gap: Float[Array, '']) -> Pose:
-    """Moves the thumb so that its pad faces a touch point, `gap` metres away.
+    """Moves the thumb so that its pad comes to `gap` metres from a touch point and faces it.
 
-    Damped least squares in the thumb's five angles, which stay within their limits and near where they were. A pad
-    turned away by 1 radian counts as much as one 15 mm off.
+    A finger whose pad is the touch point comes to meet it by its MCP and PIP joints. Damped least squares in these
+    angles, within their limits: a radian away from facing each other, or from the angles before, counts as much as a
+    distance of 4 and 2 mm.
     """
-    points, outwards = touch_points(joints, pose)
-    goal = points[place] + gap * outwards[place]
-    chain = joints[1:5]
-    lengths = jnp.linalg.norm(chain[1:] - chain[:-1], axis=1) * jnp.array([1.0, 1.0, 0.6])
-    radius = RADII[0, 2] * hand_scale(joints)
+    finger = jnp.maximum(place % 5 - 1, 0)
+    chains = joints[1:21].reshape(5, 4, 3)
+    lengths = jnp.linalg.norm(chains[:, 1:] - chains[:, :-1], axis=-1) * jnp.array([[1.0, 1.0, 0.8]])
+    radii = RADII[:, 2] * hand_scale(joints)
+    base, outwards = finger_bases()[finger], jnp.array(OUTWARDS)[finger]
+    points, directions = touch_points(joints, pose)
+    before = jnp.append(pose.thumb, pose.fingers[finger, ::2])
 
-    def miss(thumb):
-        frames = thumb_frames(thumb)
-        pad = chain[0] + lengths @ frames[..., 1] + radius * frames[2, :, 2]
-        return jnp.concatenate([pad - goal, 0.015 * (frames[2, :, 2] + outwards[place])])
+    def pad(frames, digit):
+        out = frames[2] @ PAD_DIRECTION
+        return chains[digit, 0] + lengths[digit] @ frames[..., 1] + radii[digit] * out, out
 
-    def step(_, thumb):
-        slope = jax.jacfwd(miss)(thumb)
-        change = jnp.linalg.solve(slope.T @ slope + 1e-4 * jnp.eye(5), slope.T @ miss(thumb))
-        return jnp.clip(thumb - change, *THUMB_RANGE)
+    def miss(angles):
+        mine, my_direction = pad(thumb_frames(angles[:5]), 0)
+        bent = pose.fingers[finger].at[::2].set(angles[5:])
+        its, its_direction = pad(bent_frames(base, bent, outwards), finger + 1)
+        its = jnp.where(place < 5, its, points[place])
+        its_direction = jnp.where(place < 5, its_direction, directions[place])
+        facing = my_direction + its_direction
+        return jnp.concatenate([mine - its - gap * its_direction, 0.004 * facing, 0.002 * (angles - before)])
 
-    return pose._replace(thumb=jax.lax.fori_loop(0, 12, step, pose.thumb))
+    def step(_, angles):
+        slope, off = jax.jacfwd(miss)(angles), miss(angles)
+
+        def solved(slope):
+            return angles - jnp.linalg.solve(slope.T @ slope + 1e-5 * jnp.eye(7), slope.T @ off)
+
+        # What would leave its limits goes to them, and the others make up for it.
+        free = solved(slope)
+        inside = jnp.clip(free, *MEET_RANGE)
+        return jnp.where(free == inside, jnp.clip(solved(slope * (free == inside)[None]), *MEET_RANGE), inside)
+
+    angles = jax.lax.fori_loop(0, 8, step, before)
+    return pose._replace(thumb=angles[:5], fingers=pose.fingers.at[finger, ::2].set(angles[5:]))

@@ -11,6 +11,7 @@ rest, transposed. Angles are thus anatomical (0 = straight) although the mesh re
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -25,6 +26,7 @@ FINGERS = ('index', 'middle', 'ring', 'little')
 # soft side to the thumb. Bent fingers therefore converge, as real ones do.
 FINGER_AZIMUTHS = (3.0, 0.0, -4.0, -8.0)
 FINGER_ROLLS = (-4.0, 0.0, 4.0, 9.0)
+OUTWARDS = (-1.0, -1.0, 1.0, 1.0)  # sense of spread around z, which turns y to the little finger's side
 
 
 class HandMesh(NamedTuple):
@@ -139,21 +141,32 @@ def rest_frames(bones: Float[Array, '5 3 3']) -> Float[Array, '5 3 3 3']:
     A finger's soft side is the palm's. The thumb's is cross(palm normal, bone): it faces the other fingers.
     """
     y = bones / jnp.linalg.norm(bones, axis=-1, keepdims=True)
-    normal = jnp.array([0.0, 0.0, 1.0])
-    side = jnp.concatenate([normal - y[:1] * (y[:1] @ normal)[..., None], jnp.cross(y[1:], normal)])
+    normal = jnp.broadcast_to(jnp.array([0.0, 0.0, 1.0]), y.shape)
+    side = jnp.concatenate([normal[:1] - y[:1] * y[:1, :, 2:], jnp.cross(y[1:], normal[1:])])
     x = side / jnp.linalg.norm(side, axis=-1, keepdims=True)
     return jnp.stack([x, y, jnp.cross(x, y)], -1)
 
 
 def finger_frames(pose: Pose) -> Float[Array, '5 3 3 3']:
     """Frames of the bones in the pose, thumb first."""
-    mcp, spread, pip, dip = pose.fingers.T
-    outwards = jnp.array([-1.0, -1.0, 1.0, 1.0])  # a turn about z goes from y to the little finger's side
-    base = turn_z(-jnp.deg2rad(jnp.array(FINGER_AZIMUTHS))) @ turn_y(jnp.deg2rad(jnp.array(FINGER_ROLLS)))
+    fingers = jax.vmap(bent_frames)(finger_bases(), pose.fingers, jnp.array(OUTWARDS))
+    return jnp.concatenate([thumb_frames(pose.thumb)[None], fingers])
+
+
+def finger_bases() -> Float[Array, '4 3 3']:
+    """Frames of the straight fingers at spread 0."""
+    azimuths, rolls = jnp.deg2rad(jnp.array([FINGER_AZIMUTHS, FINGER_ROLLS]))
+    return turn_z(-azimuths) @ turn_y(rolls)
+
+
+def bent_frames(
+    base: Float[Array, '3 3'], angles: Float[Array, '4'], outwards: Float[Array, '']
+) -> Float[Array, '3 3 3']:
+    """Frames of one finger's bones."""
+    mcp, spread, pip, dip = angles
     proximal = base @ turn_x(mcp) @ turn_z(outwards * spread)
     middle = proximal @ turn_x(pip)
-    fingers = jnp.stack([proximal, middle, middle @ turn_x(dip)], 1)
-    return jnp.concatenate([thumb_frames(pose.thumb)[None], fingers])
+    return jnp.stack([proximal, middle, middle @ turn_x(dip)])
 
 
 def thumb_frames(thumb: Float[Array, '5']) -> Float[Array, '3 3 3']:
@@ -208,6 +221,5 @@ def turn_z(angle: Float[Array, '*n']) -> Float[Array, '*n 3 3']:
 
 def _turn(axis, angle):
     along = np.outer(np.eye(3)[axis], np.eye(3)[axis])
-    cross = np.cross(np.eye(3)[axis], np.eye(3)).T
-    c, s = jnp.cos(angle)[..., None, None], jnp.sin(angle)[..., None, None]
-    return (along + c * (np.eye(3) - along) + s * cross).astype(jnp.float32)
+    basis = np.stack([along, np.eye(3) - along, np.cross(np.eye(3)[axis], np.eye(3)).T]).astype(np.float32)
+    return jnp.tensordot(jnp.stack([jnp.ones_like(angle), jnp.cos(angle), jnp.sin(angle)], -1), basis, 1)

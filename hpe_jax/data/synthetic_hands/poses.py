@@ -35,7 +35,8 @@ def sample_shape(key: Key[Array, '']) -> Float[Array, ' s']:
 @functools.cache
 def mean_joints() -> np.ndarray:
     """The mean hand's joints, (23, 3)."""
-    return np.asarray(load_mesh().joints)
+    with jax.ensure_compile_time_eval():  # the first call may come from within a jit
+        return np.asarray(load_mesh().joints)
 
 
 def sample_pose(
@@ -49,15 +50,18 @@ def sample_pose(
     """
     joints = jnp.asarray(mean_joints() if joints is None else joints)
     k_gesture, k_candidates, k_arm = jax.random.split(key, 3)
-    if gesture is None:
-        gesture = jax.random.categorical(k_gesture, jnp.log(gestures.table()['weight']))
-    gesture = jnp.asarray(gesture, jnp.int32)
+    gesture = sample_gesture(k_gesture) if gesture is None else jnp.asarray(gesture, jnp.int32)
     wrist, arm = sample_arm(k_arm)
     draw = functools.partial(sample_candidate, joints=joints, gesture=gesture, wrist=wrist, arm=arm)
     candidates = jax.vmap(draw)(jax.random.split(k_candidates, CANDIDATES))
     deepest = jax.vmap(functools.partial(contact.penetration, joints))(candidates)
     best = jnp.where((deepest <= TOLERANCE).any(), jnp.argmax(deepest <= TOLERANCE), jnp.argmin(deepest))
     return jax.tree.map(lambda x: x[best], candidates)
+
+
+def sample_gesture(key: Key[Array, '']) -> Int[Array, '']:
+    """Index into NAMES."""
+    return jax.random.categorical(key, jnp.log(gestures.table()['weight'].astype(np.float32)))
 
 
 def sample_arm(key: Key[Array, '']) -> tuple[Float[Array, '2'], Float[Array, '2']]:
@@ -71,7 +75,8 @@ def sample_arm(key: Key[Array, '']) -> tuple[Float[Array, '2'], Float[Array, '2'
 
 def limited(degrees: Float[Array, '*n k'], limits: Float[np.ndarray, 'k 2']) -> Float[Array, '*n k']:
     """Clipped to anatomical limits; radians."""
-    return jnp.deg2rad(jnp.clip(degrees, limits[:, 0], limits[:, 1]))
+    low, high = (np.broadcast_to(limit, degrees.shape) for limit in limits.T)
+    return jnp.deg2rad(jnp.clip(degrees, low, high))
 
 
 def sample_candidate(key, joints, gesture, wrist, arm) -> Pose:
@@ -86,15 +91,15 @@ def sample_candidate(key, joints, gesture, wrist, arm) -> Pose:
     # A grasp closes whole fingers, and then their outer joints; another finger only rolls up its outer joints.
     grasps = held.kind >= 0
     opening = jnp.where(grasps, jnp.array([0.9, 0.0, 0.9, 0.9]), jnp.array([0.0, 0.0, 0.5, 0.5]))
-    pose = Pose(fingers - opening * jnp.maximum(fingers, 0), thumb, wrist, arm, gesture, held)
+    pose = Pose(fingers - opening[None] * jnp.maximum(fingers, 0), thumb, wrist, arm, gesture, held)
     pose = contact.close_fingers(joints, pose, fingers)
     pose = contact.close_fingers(joints, pose, fingers.at[:, :2].set(pose.fingers[:, :2]))
 
     gap = jnp.where(row['holds'] == gestures.BEAD, 2 * held_radius(k_held, row, joints), 0.0)
-    met = contact.meet(joints, pose, jnp.maximum(row['meets'], 0), gap).thumb
-    goal = jnp.where(row['meets'] >= 0, met, thumb)
-    away = jnp.clip(goal + jnp.deg2rad(THUMB_AWAY), *contact.THUMB_RANGE)
-    pose = contact.close_thumb(joints, pose._replace(thumb=away), goal)
+    met = contact.meet(joints, pose, jnp.maximum(row['meets'], 0), gap)
+    pose = jax.tree.map(lambda a, b: jnp.where(row['meets'] >= 0, a, b), met, pose)
+    away = jnp.clip(pose.thumb + jnp.deg2rad(THUMB_AWAY), *contact.THUMB_RANGE)
+    pose = contact.close_thumb(joints, pose._replace(thumb=away), pose.thumb)
     return pose._replace(held=sample_pinched(k_held, row, joints, pose))
 
 
@@ -102,7 +107,7 @@ def sample_fingers(key: Key[Array, ''], row: dict) -> Float[Array, '4 4']:
     """Angles of the four fingers, radians: the gesture's, with noise that neighbours share."""
     noise = SHARED @ jax.random.normal(key, (4, 4))
     mean = jnp.stack([*row['fingers'].T, row['dip'] * row['fingers'][:, 2]], 1)
-    spread = row['noise'] * jnp.array([1.0, 0.4, 1.2, 0.0])
+    spread = row['noise'] * jnp.array([[1.0, 0.4, 1.2, 0.0]])
     angles = mean + spread * noise
     dip = row['dip'] * angles[:, 2] + 0.6 * row['noise'] * noise[:, 3]
     return limited(angles.at[:, 3].set(dip), gestures.FINGER_LIMITS)
