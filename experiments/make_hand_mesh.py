@@ -57,7 +57,7 @@ LABEL_DEPTHS = {**{k: 0.004 for k in (5, 9, 13, 17)}, **{k: 0.0025 for k in (2, 
                 **{k: 0.002 for k in (7, 11, 15)}, 18: 0.0015, 19: 0.001}  # fmt: skip
 # MakeHuman's hands are larger than life: scaled so that adults' middle tips lie 19 cm from the wrist joint's centre.
 SIZE = 0.91
-UPPER_ARM = 0.33  # metres from the elbow to where the mesh ends
+UPPER_ARM = 0.6  # metres from the elbow to where the mesh ends: an end in the picture would show that no body follows
 
 MACRO = {
     'gender': ('female', 'male'),

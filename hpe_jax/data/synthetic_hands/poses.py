@@ -69,7 +69,7 @@ def sample_arm(key: Key[Array, '']) -> tuple[Float[Array, '2'], Float[Array, '2'
     k_wrist, k_twist, k_elbow = jax.random.split(key, 3)
     wrist = jnp.array([-6.0, 5.0]) + jnp.array([24.0, 10.0]) * jax.random.normal(k_wrist, (2,))
     twist = 30 * jax.random.normal(k_twist)
-    elbow = jax.random.uniform(k_elbow, minval=5.0, maxval=110.0)
+    elbow = jax.random.uniform(k_elbow, minval=5.0, maxval=80.0)  # beyond, the upper arm hides the hand
     return limited(wrist, gestures.WRIST_LIMITS), limited(jnp.stack([twist, elbow]), gestures.ARM_LIMITS)
 
 
