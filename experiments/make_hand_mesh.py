@@ -14,13 +14,13 @@ metres.
 """
 
 import argparse
-import gzip
 import importlib.util
 import json
 from pathlib import Path
 
 import numpy as np
 
+from experiments.hand_population import sample_bodies
 from experiments.subdivision import catmull_clark, close, padded, shorter_diagonal_first
 
 OUT = Path(__file__).parents[1] / 'hpe_jax/data/synthetic_hands/hand_mesh.npz'
@@ -48,7 +48,7 @@ JOINTS = (
 # parent, - to its child. Chosen so that the bones' lengths have MANO's known proportions (index MCP-PIP 32 mm, not 25),
 # and, where these leave a choice, the thumb and the little finger reach as far from the wrist as on labelled photos.
 # The tips go 3 mm into the flesh.
-LABEL_SHIFTS = {2: -0.10, 3: 0.12, 5: 0.08, 13: 0.03, 17: 0.05, 18: 0.16, 19: -0.12,
+LABEL_SHIFTS = {2: -0.10, 3: 0.12, 5: 0.08, 11: 0.09, 13: 0.03, 14: 0.03, 17: 0.05, 18: 0.16, 19: -0.12,
                 4: 0.13, 8: 0.13, 12: 0.13, 16: 0.13, 20: 0.13}  # fmt: skip
 
 # The body's joints lie a quarter of the finger's depth below its back, where folds of skin would close; bones
@@ -58,31 +58,6 @@ LABEL_DEPTHS = {**{k: 0.004 for k in (5, 9, 13, 17)}, **{k: 0.0025 for k in (2, 
 # MakeHuman's hands are larger than life: scaled so that adults' middle tips lie 19 cm from the wrist joint's centre.
 SIZE = 0.91
 UPPER_ARM = 0.6  # metres from the elbow to where the mesh ends: an end in the picture would show that no body follows
-
-MACRO = {
-    'gender': ('female', 'male'),
-    'age': ('child', 'young', 'old'),
-    'muscle': ('minmuscle', 'averagemuscle', 'maxmuscle'),
-    'weight': ('minweight', 'averageweight', 'maxweight'),
-    'height': ('minheight', 'maxheight'),
-    'proportions': ('idealproportions', 'uncommonproportions'),
-    'race': ('african', 'asian', 'caucasian'),
-}
-# Files of one kind blend by the product of these axes' weights.
-MACRO_FILES = (
-    ('universal-{gender}-{age}-{muscle}-{weight}', ('gender', 'age', 'muscle', 'weight')),
-    ('{race}-{gender}-{age}', ('race', 'gender', 'age')),
-    ('height/{gender}-{age}-{muscle}-{weight}-{height}', ('gender', 'age', 'muscle', 'weight', 'height')),
-    ('proportions/{gender}-{age}-{muscle}-{weight}-{proportions}',
-     ('gender', 'age', 'muscle', 'weight', 'proportions')),
-)  # fmt: skip
-LOCAL = {  # morphs of one body part, each from -1 to 1, and their standard deviation here
-    'hands/r-hand-fingers-length': 0.4,
-    'hands/r-hand-fingers-diameter': 0.6,
-    'hands/measure-wrist-circ': 0.4,
-    'arms/r-lowerarm-fat': 0.4,
-    'arms/r-lowerarm-muscle': 0.4,
-}
 
 
 def read_body(path: Path) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
@@ -108,64 +83,6 @@ def read_weights(path: Path, num_vertices: int) -> np.ndarray:
         for vertex, weight in (pair for name in names for pair in table[name]):
             weights[int(vertex), column] += weight
     return weights
-
-
-def read_target(path: Path, num_vertices: int) -> np.ndarray:
-    """One morph: offsets (V, 3)."""
-    offsets = np.zeros((num_vertices, 3))
-    with gzip.open(path, 'rt') as f:
-        for line in f:
-            if not line.startswith('#') and line.strip():
-                vertex, *xyz = line.split()
-                offsets[int(vertex)] = [float(x) for x in xyz]
-    return offsets
-
-
-def combinations(axes: tuple[str, ...]) -> list[dict[str, str]]:
-    """Every choice of one value for each axis."""
-    found = [{}]
-    for axis in axes:
-        found = [{**c, axis: value} for c in found for value in MACRO[axis]]
-    return found
-
-
-def sample_people(rng: np.random.Generator, n: int) -> dict[str, np.ndarray]:
-    """Weights (n, values) of each macro axis: adults of all kinds, one in six a child in part."""
-
-    def between(position, values):  # linear interpolation between equally spaced anchors
-        anchors = np.linspace(0, 1, values)
-        return np.maximum(0, 1 - np.abs(np.clip(position, 0, 1)[:, None] - anchors) * (values - 1))
-
-    child = rng.random(n) < 1 / 6
-    age = np.where(child, rng.uniform(0.1, 0.5, n), rng.uniform(0.5, 0.95, n))
-    positions = {
-        'gender': rng.beta(0.5, 0.5, n),
-        'age': age,
-        **{axis: rng.normal(0.5, 0.25, n) for axis in ('muscle', 'weight')},
-        'height': rng.normal(0.5, 0.1, n),
-        'proportions': rng.uniform(0, 1, n),
-    }
-    people = {axis: between(position, len(MACRO[axis])) for axis, position in positions.items()}
-    return {**people, 'race': rng.dirichlet([0.5, 0.5, 0.5], n)}
-
-
-def sample_bodies(targets: Path, vertices: np.ndarray, keep: np.ndarray, n: int, seed: int) -> np.ndarray:
-    """Vertices `keep` of n people, (n, len(keep), 3), in the body's frame and decimetres."""
-    rng = np.random.default_rng(seed)
-    people = sample_people(rng, n)
-    bodies = np.repeat(vertices[keep][None], n, 0)
-    for pattern, axes in MACRO_FILES:
-        for choice in combinations(axes):
-            path = targets / 'macrodetails' / (pattern.format(**choice) + '.target.gz')
-            offsets = read_target(path, len(vertices))[keep]
-            weight = np.prod([people[a][:, MACRO[a].index(v)] for a, v in choice.items()], axis=0)
-            bodies += weight[:, None, None] * offsets
-    for name, spread in LOCAL.items():
-        amount = np.clip(rng.normal(0, spread, n), -1, 1)
-        for sign, suffix in ((1, 'incr'), (-1, 'decr')):
-            offsets = read_target(targets / f'{name}-{suffix}.target.gz', len(vertices))[keep]
-            bodies += np.maximum(0, sign * amount)[:, None, None] * offsets
-    return bodies
 
 
 def shift_labels(points: np.ndarray) -> np.ndarray:
