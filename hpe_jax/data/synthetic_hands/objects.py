@@ -97,7 +97,11 @@ def random_occluder(key: Key[Array, ''], near: Float[Array, '3'], shown: Array) 
     """
     keys = jax.random.split(key)
     u = jax.random.uniform(keys[0], (8,))
-    direction = jax.random.normal(keys[1], (3,)) * jnp.array([1, 1, 0.3])
-    size = between(u[1:4], 0.005, 0.035) * jnp.where(u[4] < 0.5, jnp.array([0.5, 0.5, 10]), 1.0) * shown
+    deviates = jax.random.normal(keys[1], (2, 3))
+    depth = between(u[0], 0.5, 0.85)
+    # Beside the point rather than on it, and small, so that a part of the hand stays in sight.
+    aside = jnp.array([0.04, 0.04, 0]) * deviates[0]
+    size = between(u[1:4], 0.004, 0.03) * jnp.where(u[4] < 0.6, jnp.array([0.4, 0.4, 15]), 1.0) * depth * shown
     exponents = jnp.array([0.12, 0.5, 1.0])[jnp.floor(3 * u[5:7]).astype(int)]
-    return near * between(u[0], 0.5, 0.85), axes_along(direction, 2 * jnp.pi * u[7]), size, exponents, jnp.zeros(4)
+    axes = axes_along(deviates[1] * jnp.array([1, 1, 0.3]), 2 * jnp.pi * u[7])
+    return (near + aside) * depth, axes, size, exponents, jnp.zeros(4)

@@ -35,8 +35,8 @@ class ZBuffer(NamedTuple):
 
 
 def id_bits(num_faces: int) -> int:
-    """Bits that hold every triangle number and still leave the all-ones word to mean EMPTY."""
-    return num_faces.bit_length()
+    """Bits that hold every triangle number; at least 9, as float32 counts depths exactly in no more than 24 bits."""
+    return max(9, num_faces.bit_length())
 
 
 def rasterise(
@@ -58,7 +58,8 @@ def rasterise(
     w = inv_z[faces]
     nearest = jnp.where(drawn, w.max(-1), -jnp.inf).max()
     farthest = jnp.where(drawn, w.min(-1), jnp.inf).min()
-    step = jnp.maximum(nearest - farthest, 1e-9) / (2 ** (32 - shift) - 2)
+    deepest = 2 ** (32 - shift) - 2  # one less than what EMPTY would mean
+    step = jnp.maximum(nearest - farthest, 1e-9) / deepest
     counts = jnp.where(drawn, blocks[:, 0] * blocks[:, 1], 0)
     table = _setup(xy[faces], (nearest - w) / step, jnp.where(drawn, area, 1), first)
     ends = jnp.cumsum(counts)
@@ -79,7 +80,7 @@ def rasterise(
         b0, b1, depth = (rows[:, k, None] * x + rows[:, k + 1, None] * y + rows[:, k + 2, None] for k in (0, 3, 6))
         column, row = first_column[:, None] + x, first_row[:, None] + y
         covered = (jnp.minimum(jnp.minimum(b0, b1), 1 - b0 - b1) >= -EDGE_SLACK) & (column < width)
-        word = (depth.astype(jnp.uint32) << shift) | face.astype(jnp.uint32)[:, None]
+        word = (jnp.clip(depth, 0, deepest).astype(jnp.uint32) << shift) | face.astype(jnp.uint32)[:, None]
         where = jnp.where(covered, row * width + column, height * width)
         return buffer.at[where].min(word, mode='drop')
 

@@ -85,7 +85,7 @@ def dressed_hand(key: Key[Array, ''], points: Float[Array, 'v 3'], garment: clot
 
 def random_things(
     key: Key[Array, ''], held: mesh.Held, view: camera.View, near: Float[Array, '3'], with_held: bool, occluders: float
-) -> list[Surface]:
+) -> Surface:
     """The held object, as the pose suggests it, with a head at one end of long ones; and one before the hand.
 
     Args:
@@ -101,20 +101,21 @@ def random_things(
     exponents = jnp.where(is_capsule, jnp.stack([1.0, between(u[1], 0.1, 0.9)]), 1.0)
     # Only the ends bulge or taper: the middle is where the fingers are.
     profile = 0.3 * is_capsule * jnp.array([1.0, 0, 0, 1]) * deviates[jnp.array([0, 0, 1, 1])]
-    body = objects.superquadric(centre, axes, shown * jnp.stack([across, across, along]), exponents, profile)
+    body = centre, axes, shown * jnp.stack([across, across, along]), exponents, profile
 
     size = across * jnp.exp(between(u[2:5], -0.3, 1.3))
     headed = shown & is_capsule & (u[5] < 0.4)
-    end = centre + axis * (along + 0.7 * size[2])
-    head = objects.superquadric(end, axes, headed * size, between(u[6:8], 0.1, 1), jnp.zeros(4))
-    occluder = objects.superquadric(*objects.random_occluder(keys[1], near, u[8] < occluders))
-    return [_as_surface(thing, u[9 + k], k + 1) for k, thing in enumerate((body, head, occluder))]
+    head = centre + axis * (along + 0.7 * size[2]), axes, headed * size, between(u[6:8], 0.1, 1), jnp.zeros(4)
+    before = objects.random_occluder(keys[1], near, u[8] < occluders)
+    parts = jax.tree.map(lambda *x: jnp.stack(x), body, head, before)
+    points, normals, uv = (x.reshape(-1, x.shape[-1]) for x in jax.vmap(objects.superquadric)(*parts))
 
+    def each(x):
+        return jnp.repeat(x, objects.NUM_VERTICES)
 
-def _as_surface(thing, gloss, number):
-    points, normals, uv = thing
-    flat = jnp.ones(len(points))
-    return Surface(points, normals, jnp.ones_like(points), gloss * flat, uv, 0 * flat, number * flat)
+    return Surface(
+        points, normals, jnp.ones_like(points), each(u[9:12]), uv, each(jnp.zeros(3)), each(jnp.arange(3) + 1.0)
+    )
 
 
 def light_up(
