@@ -36,20 +36,25 @@ BONES = (
     ('lowerarm01.R',),
     ('upperarm02.R',),
 )
-# Joints are small cubes in the body: the 21 keypoints, elbow and shoulder.
+# Joints are small cubes in the body: the 21 keypoints, elbow, shoulder, and the wrist again, about which the arm turns.
 JOINTS = (
     'joint-r-hand',
     *(f'joint-r-finger-{f}-{i}' for f in (1, 2, 3, 4, 5) for i in (1, 2, 3, 4)),
     'joint-r-elbow',
     'joint-r-shoulder',
+    'joint-r-hand',
 )
 
 # The body's joints are not FreiHAND's (MANO's). Label k moves by this share of the bone to its neighbour: + to its
-# parent, - to its child. Chosen so that the bones' lengths have MANO's known proportions (index MCP-PIP 32 mm, not 25),
-# and, where these leave a choice, the thumb and the little finger reach as far from the wrist as on labelled photos.
-# The tips go 3 mm into the flesh.
-LABEL_SHIFTS = {2: -0.10, 3: 0.12, 5: 0.08, 11: 0.09, 13: 0.03, 14: 0.03, 17: 0.05, 18: 0.16, 19: -0.12,
+# parent, - to its child. Two kinds of evidence agree within millimetres: the proportions of the bones, above all
+# 1.43 for wrist - middle MCP to index MCP - little MCP (the body: 1.69), and where a network that was trained on
+# FreiHAND points on pictures of this hand. The tips go 3 mm into the flesh.
+LABEL_SHIFTS = {1: -0.20, 2: -0.12, 3: 0.12,
+                5: 0.095, 6: 0.16, 7: 0.08, 9: 0.015, 10: 0.15, 11: 0.18,
+                13: 0.04, 14: 0.19, 15: 0.06, 17: 0.04, 18: 0.25, 19: -0.04,
                 4: 0.13, 8: 0.13, 12: 0.13, 16: 0.13, 20: 0.13}  # fmt: skip
+# FreiHAND's wrist lies in the carpus, this share of the way to the middle MCP, and to the thumb's side (metres).
+WRIST_SHIFT, WRIST_ASIDE = 0.145, 0.004
 
 # The body's joints lie a quarter of the finger's depth below its back, where folds of skin would close; bones
 # turn about the middle of their heads, this much deeper (metres).
@@ -86,12 +91,13 @@ def read_weights(path: Path, num_vertices: int) -> np.ndarray:
 
 
 def shift_labels(points: np.ndarray) -> np.ndarray:
-    """The body's joints (..., 21, 3) -> FreiHAND's."""
+    """The body's joints (21, 3) in the hand's frame -> FreiHAND's."""
     shifted = points.copy()
+    shifted[0] += WRIST_SHIFT * (points[9] - points[0]) + (WRIST_ASIDE, 0, 0)
     for k, share in LABEL_SHIFTS.items():
         parent = 0 if k % 4 == 1 else k - 1
-        neighbour = points[..., parent if share > 0 else k + 1, :]
-        shifted[..., k, :] += abs(share) * (neighbour - points[..., k, :])
+        neighbour = points[parent if share > 0 else k + 1]
+        shifted[k] += abs(share) * (neighbour - points[k])
     return shifted
 
 
@@ -133,7 +139,7 @@ def attributes(
 
     Args:
       vertices, quads, weights: the fine mesh, its skinning weights included.
-      joints: the 21 keypoints, elbow and shoulder.
+      joints: the 21 keypoints, elbow, shoulder, and where the arm turns.
       cut: middle of the cut through the upper arm.
     """
     normals = np.zeros_like(vertices)
@@ -167,10 +173,10 @@ def attributes(
         found['nail'] = np.maximum(found['nail'], nail)
         found['tip'] = np.maximum(found['tip'], mine * np.clip(1 + along / 0.02, 0, 1))
 
-    elbow, upper = joints[21], cut - joints[21]
-    length = np.linalg.norm(elbow)
+    elbow, upper, forearm = joints[21], cut - joints[21], joints[21] - joints[23]
+    length = np.linalg.norm(forearm)
     along_upper = length + (vertices - elbow) @ (upper / np.linalg.norm(upper))
-    found['arm'] = (1 - weights[:, -1]) * (vertices @ elbow / length) + weights[:, -1] * along_upper
+    found['arm'] = (1 - weights[:, -1]) * ((vertices - joints[23]) @ forearm / length) + weights[:, -1] * along_upper
     return found
 
 
@@ -199,6 +205,7 @@ def make(data: Path, people: int, seed: int) -> dict[str, np.ndarray]:
         soft = palmar_directions(labels)
         for k, depth in LABEL_DEPTHS.items():
             labels[k] += depth * soft[k]
+        person -= labels[0].copy()
 
     mean = points.mean(0)
     _, size, directions = np.linalg.svd((points - mean).reshape(people, -1), full_matrices=False)

@@ -26,7 +26,7 @@ SKIN = 0.003  # metres
 RADII = np.array([(12, 9.5, 8.5), (9, 8, 7), (9, 8, 7), (8.5, 7.8, 6.8), (7.8, 6.8, 6)], np.float32) / 1000
 PALM_RADIUS = 0.0125
 PALM_DEPTH = 0.003
-MEAN_PALM = 0.1
+MEAN_PALM = 0.085
 
 # Bones of different fingers can meet; the proximal ones of neighbours always do, at the web.
 PAIRS = np.array(
@@ -39,7 +39,7 @@ THUMB_RANGE = np.deg2rad(THUMB_LIMITS.T)
 MEET_RANGE = np.deg2rad(np.concatenate([THUMB_LIMITS, FINGER_LIMITS[::2]]).T)
 
 
-def hand_scale(joints: Float[Array, '23 3']) -> Float[Array, '']:
+def hand_scale(joints: Float[Array, '24 3']) -> Float[Array, '']:
     """Size of a hand relative to the mean one."""
     return jnp.linalg.norm(joints[9]) / MEAN_PALM
 
@@ -79,7 +79,7 @@ def overlaps_around(
     bones, radii = bone_segments(keypoints), RADII.reshape(15) * scale
     mcps = keypoints[5::4]
     depth = jnp.array([[[0.0, 0.0, PALM_DEPTH]]]) * scale
-    palm = jnp.stack([0.35 * mcps, 0.9 * mcps], 1) + depth
+    palm = jnp.stack([0.24 * mcps, 0.9 * mcps], 1) + depth
     gaps = segment_distance(bones[:, None], palm[None]).min(1)
     in_palm = (PALM_RADIUS * scale + radii - gaps).reshape(5, 3)
     # Bones that grow out of the palm, and the thumb's MCP-IP bone along its edge, always overlap it.
@@ -98,7 +98,7 @@ def overlaps_between(
     return (radii[first] + radii[second] - SKIN) * scale - segment_distance(bones[first], bones[second])
 
 
-def penetration(joints: Float[Array, '23 3'], pose: Pose) -> Float[Array, '']:
+def penetration(joints: Float[Array, '24 3'], pose: Pose) -> Float[Array, '']:
     """The deepest overlap beyond skin depth anywhere in the hand and with what it holds; at most 0 is free, metres."""
     keypoints, scale = pose_bones(joints, pose)[0], hand_scale(joints)
     palm, held = overlaps_around(keypoints, pose.held, scale)
@@ -111,7 +111,7 @@ def last_free(blocked):
     return jnp.maximum(jnp.sum(jnp.cumprod(~blocked, 0), 0) - 1, 0) / (steps - 1)
 
 
-def close_fingers(joints: Float[Array, '23 3'], pose: Pose, goal: Float[Array, '4 4']) -> Pose:
+def close_fingers(joints: Float[Array, '24 3'], pose: Pose, goal: Float[Array, '4 4']) -> Pose:
     """Bends each finger towards its goal until a bone meets the palm or the held object."""
     scale = hand_scale(joints)
 
@@ -127,7 +127,7 @@ def close_fingers(joints: Float[Array, '23 3'], pose: Pose, goal: Float[Array, '
     return pose._replace(fingers=at(share[:, None]))
 
 
-def close_thumb(joints: Float[Array, '23 3'], pose: Pose, goal: Float[Array, '5']) -> Pose:
+def close_thumb(joints: Float[Array, '24 3'], pose: Pose, goal: Float[Array, '5']) -> Pose:
     """Moves the thumb towards its goal until it meets a finger, the palm or the held object."""
     scale = hand_scale(joints)
 
@@ -143,7 +143,7 @@ def close_thumb(joints: Float[Array, '23 3'], pose: Pose, goal: Float[Array, '5'
     return pose._replace(thumb=at(last_free(jax.vmap(blocked)(jnp.linspace(0, 1, STEPS)))))
 
 
-def touch_points(joints: Float[Array, '23 3'], pose: Pose) -> tuple[Float[Array, '10 3'], Float[Array, '10 3']]:
+def touch_points(joints: Float[Array, '24 3'], pose: Pose) -> tuple[Float[Array, '10 3'], Float[Array, '10 3']]:
     """Points on the skin and the directions out of it: the five pads, thumb first, and the middle bones' backs."""
     chains = pose_bones(joints, pose)[0][1:].reshape(5, 4, 3)
     frames = finger_frames(pose)
@@ -155,7 +155,7 @@ def touch_points(joints: Float[Array, '23 3'], pose: Pose) -> tuple[Float[Array,
     return jnp.concatenate([pads, backs]), jnp.concatenate([out_of_pads, out_of_backs])
 
 
-def meet(joints: Float[Array, '23 3'], pose: Pose, place: Int[Array, ''], gap: Float[Array, '']) -> Pose:
+def meet(joints: Float[Array, '24 3'], pose: Pose, place: Int[Array, ''], gap: Float[Array, '']) -> Pose:
     """Moves the thumb so that its pad comes to `gap` metres from a touch point and faces it.
 
     A finger whose pad is the touch point comes to meet it by its MCP and PIP joints. Damped least squares in these

@@ -37,8 +37,8 @@ class HandMesh(NamedTuple):
 
     vertices: Float[Array, 'c 3']  # mean of the population
     vertex_directions: Float[Array, 's c 3']  # one standard deviation each
-    joints: Float[Array, '23 3']  # the keypoints in FreiHAND's order, elbow, shoulder
-    joint_directions: Float[Array, 's 23 3']
+    joints: Float[Array, '24 3']  # the keypoints in FreiHAND's order, elbow, shoulder, and the arm's turning point
+    joint_directions: Float[Array, 's 24 3']
     weights: Float[Array, 'c b']  # skinning
     subdivision_ids: Int[Array, 'v k']  # each fine vertex is a weighted sum of coarse ones
     subdivision_weights: Float[Array, 'v k']
@@ -99,7 +99,7 @@ def subdivide(coarse: Float[Array, 'c 3'], ids: Int[Array, 'v k'], weights: Floa
     return jnp.einsum('vk,vkd->vd', weights, coarse[ids])
 
 
-def shape_joints(mesh: HandMesh, shape: Float[Array, ' s']) -> Float[Array, '23 3']:
+def shape_joints(mesh: HandMesh, shape: Float[Array, ' s']) -> Float[Array, '24 3']:
     """Joints at rest of the hand of that shape."""
     return mesh.joints + jnp.tensordot(shape, mesh.joint_directions, 1)
 
@@ -116,11 +116,11 @@ def pose_hand(mesh: HandMesh, shape: Float[Array, ' s'], pose: Pose) -> PosedHan
     rotation = jnp.einsum('vb,bij->vij', mesh.weights, rotations)
     coarse = jnp.einsum('vij,vj->vi', rotation, rest) + mesh.weights @ offsets
     vertices = subdivide(coarse, mesh.subdivision_ids, mesh.subdivision_weights)
-    return PosedHand(vertices, keypoints, elbow=rotations[FOREARM] @ joints[21])
+    return PosedHand(vertices, keypoints, elbow=rotations[FOREARM] @ joints[21] + offsets[FOREARM])
 
 
 def pose_bones(
-    joints: Float[Array, '23 3'], pose: Pose
+    joints: Float[Array, '24 3'], pose: Pose
 ) -> tuple[Float[Array, '21 3'], Float[Array, 'b 3 3'], Float[Array, 'b 3']]:
     """Keypoints, and the bones' rotations and offsets: a point x at rest goes to rotation @ x + offset."""
     rest = joints[:21]
@@ -130,7 +130,7 @@ def pose_bones(
     posed = jnp.cumsum(jnp.concatenate([starts[:, :1], jnp.einsum('fbij,fbj->fbi', rotations, bones)], 1), 1)
     keypoints = jnp.concatenate([rest[:1], posed.reshape(20, 3)])
     offsets = posed[:, :3] - jnp.einsum('fbij,fbj->fbi', rotations, starts[:, :3])
-    arm_rotations, arm_offsets = pose_arm(joints[21], joints[22], pose)
+    arm_rotations, arm_offsets = pose_arm(joints[21:], pose)
     rotations = jnp.concatenate([jnp.eye(3)[None], rotations.reshape(15, 3, 3), arm_rotations])
     return keypoints, rotations, jnp.concatenate([jnp.zeros((1, 3)), offsets.reshape(15, 3), arm_offsets])
 
@@ -177,23 +177,27 @@ def thumb_frames(thumb: Float[Array, '5']) -> Float[Array, '3 3 3']:
     return jnp.stack([metacarpal, proximal, proximal @ turn_x(ip)])
 
 
-def pose_arm(
-    elbow: Float[Array, '3'], shoulder: Float[Array, '3'], pose: Pose
-) -> tuple[Float[Array, '3 3 3'], Float[Array, '3 3']]:
+def pose_arm(joints: Float[Array, '3 3'], pose: Pose) -> tuple[Float[Array, '3 3 3'], Float[Array, '3 3']]:
     """Rotations and offsets of distal forearm, proximal forearm and upper arm; the hand stays, the arm moves.
 
     The forearm's twist is spread over its length: a third of it near the wrist, all of it near the elbow.
+
+    Args:
+      joints: elbow, shoulder, and the point between hand and forearm about which the arm turns. The keypoint `wrist`
+        is another one, a little inside the hand.
     """
+    elbow, shoulder, hand = joints
     flexion, deviation = pose.wrist
     pronation, bend = pose.arm
-    hinge = jnp.cross(elbow, shoulder - elbow)
-    rest, rest_upper = hinged_frame(-elbow, hinge), hinged_frame(elbow - shoulder, hinge)
-    forearm_rest = hinged_frame(-elbow, jnp.array([0.0, 0.0, 1.0]))
+    hinge = jnp.cross(elbow - hand, shoulder - elbow)
+    rest, rest_upper = hinged_frame(hand - elbow, hinge), hinged_frame(elbow - shoulder, hinge)
+    forearm_rest = hinged_frame(hand - elbow, jnp.array([0.0, 0.0, 1.0]))
     wrist = (turn_x(flexion) @ turn_z(deviation)).T
     forearm = wrist @ turn_y(jnp.stack([pronation / 3, pronation])) @ forearm_rest.T
     upper = forearm[1] @ rest @ turn_z(bend) @ rest_upper.T
     rotations = jnp.concatenate([forearm, upper[None]])
-    return rotations, jnp.zeros((3, 3)).at[2].set(forearm[1] @ elbow - upper @ elbow)
+    moved_elbow = hand + forearm[1] @ (elbow - hand)
+    return rotations, jnp.stack([hand - forearm[0] @ hand, hand - forearm[1] @ hand, moved_elbow - upper @ elbow])
 
 
 def hinged_frame(y: Float[Array, '3'], z: Float[Array, '3']) -> Float[Array, '3 3']:

@@ -34,13 +34,13 @@ def sample_shape(key: Key[Array, '']) -> Float[Array, ' s']:
 
 @functools.cache
 def mean_joints() -> np.ndarray:
-    """The mean hand's joints, (23, 3)."""
+    """The mean hand's joints, (24, 3)."""
     with jax.ensure_compile_time_eval():  # the first call may come from within a jit
         return np.asarray(load_mesh().joints)
 
 
 def sample_pose(
-    key: Key[Array, ''], joints: Float[Array, '23 3'] | None = None, gesture: Int[Array, ''] | int | None = None
+    key: Key[Array, ''], joints: Float[Array, '24 3'] | None = None, gesture: Int[Array, ''] | int | None = None
 ) -> Pose:
     """A random pose.
 
@@ -113,13 +113,13 @@ def sample_fingers(key: Key[Array, ''], row: dict) -> Float[Array, '4 4']:
     return limited(angles.at[:, 3].set(dip), gestures.FINGER_LIMITS)
 
 
-def held_radius(key: Key[Array, ''], row: dict, joints: Float[Array, '23 3']) -> Float[Array, '']:
+def held_radius(key: Key[Array, ''], row: dict, joints: Float[Array, '24 3']) -> Float[Array, '']:
     """Radius of the held object, metres."""
     low, high = row['radius']
     return jax.random.uniform(key, minval=low, maxval=high) * contact.hand_scale(joints)
 
 
-def sample_grasped(key: Key[Array, ''], row: dict, joints: Float[Array, '23 3']) -> Held:
+def sample_grasped(key: Key[Array, ''], row: dict, joints: Float[Array, '24 3']) -> Held:
     """A ball in the palm, or a bar across it, for the fingers to close around; kind -1 for other gestures."""
     radius = held_radius(key, row, joints)
     k_place, k_slant, k_length, k_long = jax.random.split(key, 4)
@@ -127,7 +127,7 @@ def sample_grasped(key: Key[Array, ''], row: dict, joints: Float[Array, '23 3'])
     is_bar = row['holds'] == gestures.BAR
     kind = jnp.select([row['holds'] == gestures.BALL, is_bar], [0, 1], -1)
     # The palm's skin lies 14 mm out of the joints' plane. Big objects sit nearer the fingers.
-    place = jnp.array([0.002, 0.066, 0.015]) + 0.005 * jax.random.normal(k_place, (3,)) * jnp.array([1.0, 1.0, 0.3])
+    place = jnp.array([-0.002, 0.051, 0.015]) + 0.005 * jax.random.normal(k_place, (3,)) * jnp.array([1.0, 1.0, 0.3])
     slant = jnp.deg2rad(18 + 10 * jax.random.normal(k_slant))
     axis = jnp.stack([jnp.cos(slant), jnp.sin(slant), jnp.zeros(())])
     centre = place * scale + radius * jnp.array([0.0, 0.6, 1.0])
@@ -139,7 +139,7 @@ def sample_grasped(key: Key[Array, ''], row: dict, joints: Float[Array, '23 3'])
     return Held(kind, centre, axis, jnp.stack([length, radius]))
 
 
-def sample_pinched(key: Key[Array, ''], row: dict, joints: Float[Array, '23 3'], pose: Pose) -> Held:
+def sample_pinched(key: Key[Array, ''], row: dict, joints: Float[Array, '24 3'], pose: Pose) -> Held:
     """A pen or a small thing between the pads of thumb and index finger; what is grasped already, else."""
     radius = held_radius(key, row, joints)
     k_length, k_axis = jax.random.split(key)

@@ -52,10 +52,12 @@ def test_bone_lengths_are_constant_under_pose(seed):
 
 
 def test_proportions_are_those_of_freihand():
-    """MANO's index MCP-PIP bone has 32 mm where its wrist-MCP bone has 91; MakeHuman's own joints would give 23."""
-    lengths = bone_lengths(np.asarray(LOADED.joints[:21]))
-    assert lengths[5] / lengths[4] == pytest.approx(32 / 91, rel=0.05)
-    assert 0.09 < lengths[8] < 0.11
+    """Palm: wrist to middle MCP is 1.43 times as long as index MCP to little MCP; in MakeHuman's own joints 1.69."""
+    joints = np.asarray(LOADED.joints)
+    breadth = np.linalg.norm(joints[5] - joints[17])
+    assert np.linalg.norm(joints[9] - joints[0]) / breadth == pytest.approx(1.43, rel=0.03)
+    assert bone_lengths(joints[:21])[5] / breadth == pytest.approx(0.52, rel=0.05)  # index MCP to PIP
+    np.testing.assert_array_equal(joints[0], 0)
 
 
 def test_flexion_is_the_angle_between_bones_and_turns_to_the_palm():
