@@ -1,0 +1,94 @@
+"""How many synthetic pictures a second this machine renders.
+
+    python -m experiments.benchmark_render --out=runs/benchmark_render.json
+
+On CPU: pictures one after another (jit of lax.map), in one process and in one process a core, each kept to its core.
+On an accelerator: batches by vmap. Compilation is not counted.
+"""
+
+import argparse
+import dataclasses
+import json
+import multiprocessing
+import os
+import platform
+import time
+from pathlib import Path
+
+
+def measure(preset: str, size: int, batch: int, seconds: float, core: int | None, ready, answers):
+    """Renders batches for that long once all processes are ready, and answers (pictures a second, device)."""
+    if core is not None:
+        os.sched_setaffinity(0, {core})  # before JAX starts its threads
+    import jax
+
+    from hpe_jax.data.synthetic_hands import render
+
+    config = dataclasses.replace(getattr(render, preset), size=size)
+    device = jax.devices()[0]
+
+    @jax.jit
+    def draw(key):
+        keys = jax.random.split(key, batch)
+        if device.platform == 'cpu':
+            return jax.lax.map(lambda key: render.render(key, config).image, keys)
+        return jax.vmap(lambda key: render.render(key, config).image)(keys)
+
+    draw(jax.random.key(0)).block_until_ready()
+    ready.wait()
+    start, turns = time.perf_counter(), 0
+    while time.perf_counter() < start + seconds:
+        turns += 1
+        draw(jax.random.key(turns)).block_until_ready()
+    answers.put((turns * batch / (time.perf_counter() - start), device.device_kind))
+
+
+def run(preset: str, size: int, batch: int, seconds: float, cores: list[int | None]) -> dict:
+    """One row of the table: as many processes as cores are named; None leaves a process free."""
+    context = multiprocessing.get_context('spawn')
+    ready, answers = context.Barrier(len(cores)), context.Queue()
+    jobs = [
+        context.Process(target=measure, args=(preset, size, batch, seconds, core, ready, answers)) for core in cores
+    ]
+    for job in jobs:
+        job.start()
+    rates, devices = zip(*(answers.get() for _ in jobs), strict=True)
+    for job in jobs:
+        job.join()
+    return {
+        'preset': preset,
+        'size': size,
+        'processes': len(cores),
+        'device': devices[0],
+        'pictures_per_second': round(sum(rates), 1),
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--out', type=Path, default=Path('runs/benchmark_render.json'))
+    parser.add_argument('--seconds', type=float, default=10)
+    parser.add_argument('--batch', type=int, default=20)
+    parser.add_argument('--sizes', type=int, nargs='+', default=[128, 224])
+    parser.add_argument('--presets', nargs='+', default=['STUDIO', 'FULL'])
+    args = parser.parse_args()
+    cores = sorted(os.sched_getaffinity(0))
+    load = os.getloadavg()[0]
+    print(f'{platform.processor() or platform.machine()}, {len(cores)} cores, load {load:.1f} before')
+    rows = []
+    for preset in args.presets:
+        for size in args.sizes:
+            for kept in [[None], cores] if len(cores) > 1 else [[None]]:
+                rows.append(run(preset, size, args.batch, args.seconds, kept))
+                row = rows[-1]
+                print(
+                    f'{row["preset"]:7} {size:4} px  {row["processes"]:2} processes  '
+                    f'{row["pictures_per_second"]:8.1f} pictures/s  {row["device"]}',
+                    flush=True,
+                )
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps({'load_before': load, 'rows': rows}, indent=2) + '\n')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,257 @@
+"""What lies behind the hand: a backdrop of noise, and in front of it flat shapes as a collage, out of focus or not.
+
+All shapes of a picture are star-shaped polygons with superelliptic outlines (so one parameter turns an ellipse into a
+rectangle) that the hand's own z-buffer draws in one pass. The groups answer what fooled earlier networks: dead leaves,
+long straight bars and posts, rows of like things, finger-like and skin-coloured things, and people.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from hpe_jax.data.synthetic_hands import rasterise, texture
+from hpe_jax.data.synthetic_hands.texture import between, log_between
+
+LIKELIHOOD = {'wall': 3, 'green_screen': 3, 'litter': 3, 'collage': 4, 'indoors': 7, 'foliage': 3, 'clouds': 1}
+KINDS = tuple(LIKELIHOOD)
+PLAIN = ('wall', 'green_screen', 'clouds')
+
+CORNERS = 16  # of a polygon
+TILES = 8
+
+
+class Shapes(NamedTuple):
+    """Polygons of one picture. Lengths are shares of the picture's side."""
+
+    centre: Float[Array, 'n 2']
+    half: Float[Array, 'n 2']  # half sides; 0 makes one vanish
+    angle: Float[Array, ' n']  # of the first side, from x to y
+    roundness: Float[Array, ' n']  # 0 rectangle, 1 ellipse, 2 diamond
+    colour: Float[Array, 'n 3']  # linear RGB
+    pattern: Float[Array, ' n']  # how far the pattern's second colour is from the first
+    slope: Float[Array, 'n 2']  # of the light along both sides
+    bulge: Float[Array, ' n']  # 0 lit like a board, 1 like a post
+    layer: Float[Array, ' n']  # larger is nearer
+
+
+def random_background(key: Key[Array, ''], size: int, kinds: tuple[str, ...] = KINDS) -> Float[Array, 'size size 3']:
+    """Linear RGB, about [0, 1], of a random picture without a hand."""
+    keys = jax.random.split(key, 5)
+    weights = np.array([LIKELIHOOD[kind] * (kind in kinds) for kind in KINDS], np.float32)
+    drawn = jax.random.choice(keys[0], len(KINDS), p=weights / weights.sum())
+    kind = {name: drawn == number for number, name in enumerate(KINDS)}
+    picture = _backdrop(keys[1], size, kind)
+    shapes = [_field(keys[2], kind)]
+    if set(kinds) - set(PLAIN):
+        shapes += [group(jax.random.fold_in(keys[2], 1 + n), kind) for n, group in enumerate(GROUPS)]
+    picture = _draw(keys[3], picture, jax.tree.map(lambda *parts: jnp.concatenate(parts), *shapes))
+    u = jax.random.uniform(keys[4], (2,))
+    sharp = u[0] < jnp.where(kind['wall'] | kind['green_screen'], 0.7, 0.45)
+    return texture.gaussian_blur(picture, jnp.where(sharp, 0.6, log_between(u[1], 0.7, 6)) * size / 224)
+
+
+def _backdrop(key, size, kind):
+    """Two colours mixed by a gradient and noise: a wall, a screen with uneven light, leaves against the sky, clouds."""
+    keys = jax.random.split(key, 4)
+    u, deviates = jax.random.uniform(keys[0], (8,)), jax.random.normal(keys[1], (3, 3))
+    busy = kind['foliage'] | kind['clouds']
+    colours = texture.palette(keys[2], 2, u[0] * jnp.where(busy, 0.4, 0.2), jnp.where(busy, 0.8, 0.3))
+    green = jnp.array([0.08, 0.3, 0.05]) * jnp.exp(0.25 * deviates[:2])
+    colours = jnp.where(kind['green_screen'], green, colours)
+    sky = between(u[1], 0.4, 0.9) + 0.06 * deviates[2]
+    colours = colours.at[1].set(jnp.where(kind['foliage'], sky, colours[1]))
+
+    noise = texture.octave_noise(keys[3], size, 3, jnp.where(kind['foliage'], between(u[2], 0, 0.5), 0.7 + 0.7 * u[2]))
+    heading = 2 * jnp.pi * u[3]
+    ramp = jnp.linspace(-1.5, 1.5, size)
+    gradient = jnp.sin(heading) * ramp[:, None] + jnp.cos(heading) * ramp
+    # Low gain gives uneven light, high gain two colours with a border between them.
+    gain = jnp.where(busy, 4.0, jnp.where(u[4] < 0.3, 8.0, 0.6))
+    wall_line = jnp.where(busy, 1.0, jnp.where(u[4] < 0.3, 0.02, 1.0))
+    mix = jax.nn.sigmoid(gain * (wall_line * noise[0] + gradient * (1.0 + (u[4] < 0.3) * ~busy * 8)))
+    grain = u[5] * jnp.where(busy, 0.5, 0.2)
+    folds = 0.5 * u[6] * (kind['green_screen'] & (u[7] < 0.6))
+    shade = jnp.exp(grain * noise[1] - folds * jnp.exp(-3 * jnp.abs(noise[2])))[..., None]
+    return (colours[0] + (colours[1] - colours[0]) * mix[..., None]) * shade
+
+
+def _field(key, kind, count=192):
+    """Dead leaves: shapes of all sizes by a power law, as much area in small ones as in large; boards indoors."""
+    keys = jax.random.split(key, 3)
+    u = jax.random.uniform(keys[0], (8, count))
+    (amount, chroma, contrast, round_all, tilt), spare = jax.random.uniform(keys[1], (5,)), u[7]
+    indoors, litter = kind['indoors'], kind['litter']
+    low = jnp.where(litter, 0.035, jnp.where(indoors, 0.06, 0.05))
+    high = jnp.where(litter, 0.1, 0.6)
+    long = low / jnp.sqrt(1 - u[0] * (1 - (low / high) ** 2))
+    short = long * log_between(u[1], 0.3, 1)
+    share = jnp.where(litter, 1.0, jnp.where(indoors, 0.3 * amount, kind['collage'] * between(amount, 0.15, 1)))
+    shown = jnp.arange(count) < share * count
+    square = 0.15 * (tilt - 0.5) + jnp.floor(4 * u[2]) * jnp.pi / 2
+    angle = jnp.where(u[3] < jnp.where(indoors, 0.9, 0.3), square, 2 * jnp.pi * u[2])
+    brown = jnp.array([1.25, 0.95, 0.7]) ** (litter & (amount < 0.6))
+    colour = texture.palette(keys[2], count, chroma * jnp.where(indoors, 0.3, 0.5), between(contrast, 0.3, 0.8)) * brown
+    return Shapes(
+        centre=between(u[4:6].T, -0.1, 1.1),
+        half=jnp.stack([long, short], -1) * shown[:, None],
+        angle=angle,
+        roundness=jnp.where(indoors, 0.05, 1.3 * u[6] ** between(round_all, 0.3, 3)),
+        colour=colour,
+        pattern=0.7 * spare**2,
+        slope=u[2:4].T - 0.5,
+        bulge=1.0 * (spare < 0.15),
+        layer=u[6],
+    )
+
+
+def _bars(key, kind, count=12, pieces=6):
+    """Long straight things, often of grey metal: posts, shelf edges, frames, cables.
+
+    Each is a chain of short pieces, because the z-buffer's work goes with the bounding boxes of what it draws.
+    """
+    keys = jax.random.split(key, 3)
+    u, (some, amount, tilt) = jax.random.uniform(keys[0], (9, count)), jax.random.uniform(keys[1], (3,))
+    plain = kind['wall'] | kind['green_screen']
+    shown = jnp.arange(count) < (some < jnp.where(kind['indoors'], 0.75, jnp.where(plain, 0.25, 0.4))) * amount * count
+    metal = log_between(u[0], 0.06, 0.7)[:, None] * jnp.array([0.97, 1, 1.03])
+    angle = jnp.where(u[1] < 0.6, 0.2 * (tilt - 0.5) + jnp.floor(2 * u[2]) * jnp.pi / 2, jnp.pi * u[2])
+    long = between(u[3], 0.4, 1.3)
+    along = jnp.stack([jnp.cos(angle), jnp.sin(angle)], -1) * long[:, None]
+    place = (2 * np.arange(pieces) + 1 - pieces)[:, None, None] / pieces
+    half = jnp.stack([1.01 * long / pieces, log_between(u[4], 0.004, 0.06)], -1) * shown[:, None]
+    bars = Shapes(
+        centre=between(u[6:8].T, -0.1, 1.1),
+        half=half,
+        angle=angle,
+        roundness=jnp.full(count, 0.01),
+        colour=jnp.where(u[5, :, None] < 0.6, metal, texture.palette(keys[2], count, 0.3, 0.6)),
+        pattern=0.5 * u[5] ** 3,
+        slope=(u[8, :, None] - 0.5) * jnp.array([0.0, 1.0]),
+        bulge=1.0 * (u[0] < 0.7),
+        layer=2 * u[1],
+    )
+    chain = jax.tree.map(lambda x: jnp.concatenate([x] * pieces), bars)
+    return chain._replace(centre=chain.centre + (place * along).reshape(-1, 2))
+
+
+def _row(key, kind, count=16):
+    """The same thing again and again in a line: books, bottles, keys, railings, windows."""
+    keys = jax.random.split(key, 2)
+    u = jax.random.uniform(keys[0], (12,))
+    shown = u[0] < jnp.where(kind['wall'] | kind['green_screen'], 0.1, 0.35)
+    long = log_between(u[1], 0.02, 0.2)
+    short = long * log_between(u[2], 0.15, 1)
+    angle, direction = jnp.pi * u[3], jnp.pi * jnp.where(u[4] < 0.7, u[3] + 0.5, u[4])
+    pitch = (short + 0.5 * (long - short) * (u[4] >= 0.7)) * between(u[5], 1.6, 3.5)
+    steps = (jnp.arange(count) - count / 2)[:, None] * pitch
+    first = between(u[6:8], 0, 1)
+    return Shapes(
+        centre=first + steps * jnp.stack([jnp.cos(direction), jnp.sin(direction)]),
+        half=jnp.tile(jnp.stack([long, short]) * shown, (count, 1)),
+        angle=jnp.full(count, angle),
+        roundness=jnp.full(count, u[8] ** 2),
+        colour=texture.palette(keys[1], count, 0.4 * u[9], 0.4 * u[9]),
+        pattern=jnp.full(count, 0.5 * u[10]),
+        slope=jnp.tile(u[3:5] - 0.5, (count, 1)),
+        bulge=jnp.full(count, u[11]),
+        layer=jnp.full(count, 2 * u[10]),
+    )
+
+
+def _fingers(key, kind, count=6):
+    """A fan of skin-coloured sausages."""
+    keys = jax.random.split(key, 2)
+    u = jax.random.uniform(keys[0], (8 + count,))
+    shown = u[0] < jnp.where(kind['wall'] | kind['green_screen'], 0.05, 0.25)
+    place = jnp.arange(count) - (count - 1) / 2
+    heading = 2 * jnp.pi * u[1]
+    angle = heading + 0.3 * u[2] * place
+    long = between(u[3], 0.06, 0.2) * between(u[8:], 0.75, 1.1)
+    short = jnp.full(count, long[0] * between(u[4], 0.12, 0.3))
+    ahead = jnp.stack([jnp.cos(angle), jnp.sin(angle)], -1)
+    aside = jnp.stack([-jnp.sin(heading), jnp.cos(heading)])
+    return Shapes(
+        centre=u[5:7] + ahead * long[:, None] + aside * (place * 1.8 * short)[:, None],
+        half=jnp.stack([long, short], -1) * shown,
+        angle=angle,
+        roundness=jnp.full(count, 0.5),
+        colour=jnp.tile(texture.skin_like(keys[1], 1), (count, 1)),
+        pattern=jnp.full(count, 0.1),
+        slope=jnp.zeros((count, 2)),
+        bulge=jnp.ones(count),
+        layer=jnp.full(count, 2 * u[7]),
+    )
+
+
+def _person(key, kind):
+    """Face, hair, neck, arms and torso, large and roughly drawn, from near to far."""
+    keys = jax.random.split(key, 4)
+    u, swing = jax.random.uniform(keys[0], (8,)), jax.random.normal(keys[1], (6,))
+    shown = u[0] < jnp.where(kind['green_screen'] | kind['litter'], 0.08, 0.3)
+    scale = between(u[1], 0.15, 0.5) * shown
+    skin = texture.skin_like(keys[2], 1)
+    cloth = texture.palette(keys[3], 1, 0.4, 0.5)
+    hair = jnp.array([[0.05, 0.035, 0.025]]) * log_between(u[2], 0.3, 6)
+    sleeve = jnp.where(u[3] < 0.5, skin, cloth)
+    centre = jnp.array([[0, 0], [0, -0.1], [0, 0.55], [-0.85, 1.6], [0.85, 1.6], [0, 1.75]])
+    half = jnp.array([[0.34, 0.46], [0.46, 0.55], [0.16, 0.3], [0.17, 0.8], [0.17, 0.8], [0.75, 1.0]])
+    return Shapes(
+        centre=between(u[4:6], -0.1, 1.1) + scale * centre,
+        half=scale * half,
+        angle=swing * jnp.array([0.15, 0.15, 0.1, 0.4, 0.4, 0.05]),
+        roundness=jnp.array([0.9, 1, 0.6, 0.6, 0.6, 0.5]),
+        colour=jnp.concatenate([skin, hair, 0.8 * skin, sleeve, sleeve, cloth]),
+        pattern=jnp.array([0.1, 0.3, 0.1, 0.2, 0.2, 0.5]),
+        slope=jnp.tile(u[6:8] - 0.5, (6, 1)),
+        bulge=jnp.full(6, 0.5),
+        layer=2 * u[6] + 0.01 * jnp.arange(6, 0, -1),
+    )
+
+
+GROUPS = (_bars, _row, _fingers, _person)
+
+
+def _draw(key, backdrop, shapes):
+    """Draws the polygons over the backdrop, each with a pattern and a slope of light."""
+    keys = jax.random.split(key, 3)
+    n, size = len(shapes.angle), len(backdrop)
+    turn = jnp.stack([jnp.cos(shapes.angle), jnp.sin(shapes.angle)], -1)
+
+    # Of 16 corners one lies on each diagonal, where a rectangle has its own.
+    phi = np.arange(CORNERS) * (2 * np.pi / CORNERS)
+    unit = np.stack([np.cos(phi), np.sin(phi)], -1).astype(np.float32)
+    reach = np.maximum(np.abs(unit), 1e-6)
+    outline = np.sign(unit) * reach ** shapes.roundness[:, None, None] * shapes.half[:, None]
+    x = outline[..., 0] * turn[:, :1] - outline[..., 1] * turn[:, 1:]
+    y = outline[..., 0] * turn[:, 1:] + outline[..., 1] * turn[:, :1]
+    corners = shapes.centre[:, None] + jnp.concatenate([jnp.zeros((n, 1, 2)), jnp.stack([x, y], -1)], 1)
+    corner = np.arange(CORNERS)
+    fan = np.stack([np.zeros_like(corner), (corner + 1) % CORNERS + 1, corner + 1], -1)
+    faces = (fan + np.arange(n)[:, None, None] * (CORNERS + 1)).reshape(-1, 3)
+    nearness = jnp.repeat(0.1 + shapes.layer, CORNERS + 1)
+    buffer = rasterise.rasterise(size * corners.reshape(-1, 2), nearness, faces, size, size)
+    face = rasterise.face_at(buffer, len(faces))
+
+    # By the layer, so that the pieces of one thing look alike.
+    u, deviates = jax.random.uniform(keys[0], (64,)), jax.random.normal(keys[1], (64, 3))
+    like = (shapes.layer * 32).astype(jnp.int32)
+    second = shapes.colour * jnp.exp(deviates[like] * shapes.pattern[:, None])
+    zoom = log_between(u[like, None], 1.5, 18) * shapes.half
+    columns = (shapes.centre, turn, 1 / jnp.maximum(shapes.half, 1e-6), zoom, shapes.slope, shapes.bulge[:, None])
+    table = jnp.concatenate(columns, -1)
+    tiles = texture.random_tiles(keys[2], TILES)
+
+    shape = jnp.maximum(face, 0) // CORNERS
+    row = jax.lax.optimization_barrier(table[shape])  # else XLA on CPU reads it anew for each later use
+    grid = (jnp.arange(size) + 0.5) / size
+    dx, dy = grid - row[..., 0], grid[:, None] - row[..., 1]
+    cos, sin = row[..., 2], row[..., 3]
+    local = jnp.stack([dx * cos + dy * sin, dy * cos - dx * sin], -1) * row[..., 4:6]
+    mix = texture.lookup(tiles, like[shape] % TILES, local * row[..., 6:8])
+    light = jnp.exp((local * row[..., 8:10]).sum(-1) - 1.2 * row[..., 10] * local[..., 1] ** 2)
+    mix, light = jax.lax.optimization_barrier((mix, light))
+    painted = (shapes.colour[shape] * mix[..., None] + second[shape] * (1 - mix)[..., None]) * light[..., None]
+    return jnp.where((face >= 0)[..., None], painted, backdrop)

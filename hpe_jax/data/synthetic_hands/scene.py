@@ -1,0 +1,131 @@
+"""The scene in the camera's frame: one triangle mesh of the hand, its arm and the things around it, painted and lit."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
+
+from hpe_jax import hand
+from hpe_jax.data.synthetic_hands import camera, cloth, mesh, objects, shading, skin
+from hpe_jax.data.synthetic_hands.texture import between
+
+THINGS = 3  # what is held, its head or lid, and something before the hand
+VALENCE = 8  # triangles that make a vertex's normal; the few vertices that have more do without the rest
+PARENTS = np.array(hand.PARENTS[1:])
+
+
+class Surface(NamedTuple):
+    """A triangle mesh in the camera's frame, metres."""
+
+    points: Float[Array, 'v 3']
+    normals: Float[Array, 'v 3']
+    reflectance: Float[Array, 'v 3']  # over which the material's pattern is laid
+    gloss: Float[Array, ' v']
+    uv: Float[Array, 'v 2']  # texture coordinates, metres
+    arm: Float[Array, ' v']  # metres from the wrist towards the elbow
+    thing: Float[Array, ' v']  # 0 for the hand, 1 and up for things
+
+
+@functools.cache
+def hand_mesh() -> tuple[mesh.HandMesh, np.ndarray]:
+    """The mesh, and for each vertex the triangles around it, padded with one past the last."""
+    with jax.ensure_compile_time_eval():
+        loaded = mesh.load_mesh()
+    corners = np.asarray(loaded.triangles).reshape(-1)
+    order = np.argsort(corners, kind='stable')
+    slot = np.arange(len(order)) - np.searchsorted(corners[order], corners[order])
+    around = np.full((len(loaded.rest), VALENCE), len(corners) // 3, np.int32)
+    kept = slot < VALENCE
+    around[corners[order][kept], slot[kept]] = order[kept] // 3
+    return loaded, around
+
+
+@functools.cache
+def noises() -> tuple[np.ndarray, np.ndarray]:
+    """Broad and fine noises over the hand at rest."""
+    rest = np.asarray(hand_mesh()[0].rest)
+    return skin.waves(rest, 0.06, 16, seed=1), skin.waves(rest, 0.02, 16, seed=2)
+
+
+@functools.cache
+def faces() -> np.ndarray:
+    """Triangles of every scene, (f, 3), counter-clockwise from outside: the hand's, then the things'."""
+    loaded, _ = hand_mesh()
+    first = len(loaded.rest) + objects.NUM_VERTICES * np.arange(THINGS)
+    return np.concatenate([np.asarray(loaded.triangles), *(objects.FACES + start for start in first)])
+
+
+def vertex_normals(
+    points: Float[Array, 'v 3'], triangles: Int[Array, 'f 3'], around: Int[Array, 'v k']
+) -> Float[Array, 'v 3']:
+    """Unit normals, outwards: the mean over the triangles around a vertex, weighted by area."""
+    p0, p1, p2 = (points[triangles[:, k]] for k in range(3))
+    of_faces = jnp.pad(jnp.cross(p1 - p0, p2 - p0), ((0, 1), (0, 0)))
+    normals = of_faces[around].sum(1)
+    return normals / jnp.maximum(jnp.linalg.norm(normals, axis=-1, keepdims=True), 1e-12)
+
+
+def dressed_hand(key: Key[Array, ''], points: Float[Array, 'v 3'], garment: cloth.Garment) -> Surface:
+    """The posed hand in the camera's frame, painted and dressed."""
+    keys = jax.random.split(key, 2)
+    loaded, around = hand_mesh()
+    normals = vertex_normals(points, loaded.triangles, around)
+    points = cloth.cover(keys[0], points, normals, loaded.arm, noises()[0], garment)
+    normals = vertex_normals(points, loaded.triangles, around)
+    reflectance, gloss = skin.paint(keys[1], loaded, *noises())
+    covered = cloth.material_at(loaded.arm, jnp.zeros_like(loaded.arm), garment) != cloth.SKIN
+    # Unrolled rest coordinates: the palm and the back lie flat, the arm's length runs on.
+    uv = loaded.rest[:, :2] + 0.5 * loaded.rest[:, 2:]
+    gloss = jnp.where(covered, 0.1, gloss)
+    return Surface(points, normals, reflectance, gloss, uv, loaded.arm, jnp.zeros_like(loaded.arm))
+
+
+def random_things(
+    key: Key[Array, ''], held: mesh.Held, view: camera.View, near: Float[Array, '3'], with_held: bool, occluders: float
+) -> Surface:
+    """The held object, as the pose suggests it, with a head at one end of long ones; and one before the hand.
+
+    Args:
+      near: a point of the hand, camera's frame, about which something may stand before it.
+      with_held, occluders: see render.Config.
+    """
+    keys = jax.random.split(key)
+    u, deviates = jax.random.uniform(keys[0], (12,)), jax.random.normal(keys[0], (2,))
+    shown, is_capsule = with_held & (held.kind >= 0), held.kind == 1
+    axis, centre = view.R @ held.axis, view.R @ held.centre + view.t
+    axes = objects.axes_along(axis, 2 * jnp.pi * u[0])
+    across, along = held.radii[1], held.radii[0] + held.radii[1] * is_capsule
+    exponents = jnp.where(is_capsule, jnp.stack([1.0, between(u[1], 0.1, 0.9)]), 1.0)
+    # Only the ends bulge or taper: the middle is where the fingers are.
+    profile = 0.3 * is_capsule * jnp.array([1.0, 0, 0, 1]) * deviates[jnp.array([0, 0, 1, 1])]
+    body = centre, axes, shown * jnp.stack([across, across, along]), exponents, profile
+
+    size = across * jnp.exp(between(u[2:5], -0.3, 1.3))
+    headed = shown & is_capsule & (u[5] < 0.4)
+    head = centre + axis * (along + 0.7 * size[2]), axes, headed * size, between(u[6:8], 0.1, 1), jnp.zeros(4)
+    before = objects.random_occluder(keys[1], near, u[8] < occluders)
+    parts = jax.tree.map(lambda *x: jnp.stack(x), body, head, before)
+    points, normals, uv = (x.reshape(-1, x.shape[-1]) for x in jax.vmap(objects.superquadric)(*parts))
+
+    def each(x):
+        return jnp.repeat(x, objects.NUM_VERTICES)
+
+    return Surface(
+        points, normals, jnp.ones_like(points), each(u[9:12]), uv, each(jnp.zeros(3)), each(jnp.arange(3) + 1.0)
+    )
+
+
+def light_up(
+    key: Key[Array, ''], surface: Surface, keypoints: Float[Array, '21 3'], garment: cloth.Garment
+) -> tuple[Float[Array, 'v 3'], Float[Array, 'v 3']]:
+    """Diffuse and specular light of a random lighting on every vertex; keypoints in the camera's frame."""
+    keys = jax.random.split(key)
+    light = shading.random_light(keys[0])
+    balls, radii = shading.hand_balls(keypoints, PARENTS)
+    sky = shading.blocked_sky(surface.points, surface.normals, balls, radii)
+    lamp = shading.key_light_seen(keys[1], surface.points, surface.normals, faces(), keypoints.mean(0), light)
+    is_skin = cloth.material_at(surface.arm, surface.thing, garment) == cloth.SKIN
+    return shading.light_vertices(surface.points, surface.normals, surface.gloss, is_skin, light, lamp, sky)

@@ -1,0 +1,86 @@
+"""Skin tones and the paint of a hand: reflectance and gloss of every vertex.
+
+Tones are drawn evenly over the individual typology angle, ITA = atan((L* - 50) / b*) (Chardon et al. 1991), whose six
+classes run from above 55 degrees (very light) to below -30 (dark), so no kind of skin is rare. Local change is change
+of pigment: in optical density, melanin and haemoglobin each act along a fixed direction of RGB (Tsumura et al. 2003).
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from hpe_jax.data.synthetic_hands import mesh
+from hpe_jax.data.synthetic_hands.texture import between
+
+ITA_RANGE = (-60.0, 65.0)  # degrees
+MELANIN = np.array([0.41, 0.36, 0.84], np.float32)  # optical density in linear R, G, B; after Tsumura et al. 2003
+HAEMOGLOBIN = np.array([0.30, 0.68, 0.67], np.float32)
+
+
+def tone(ita: Float[Array, ''], redness: Float[Array, ''], chroma: Float[Array, '']) -> Float[Array, '3']:
+    """Linear RGB reflectance of skin of one ITA (degrees).
+
+    b* peaks at intermediate tones and falls towards both ends, a* varies less: the arcs that surveys of human skin find
+    (Xiao et al. 2017: means of L* 38 to 65, a* 9 to 13, b* 11 to 19 over four groups). `redness` and `chroma` are
+    a person's deviations from the mean in a* and b*.
+    """
+    b = 11 + 8 * jnp.exp(-(((ita - 15) / 38) ** 2)) + chroma
+    a = 9.5 + 2.5 * jnp.exp(-(((ita - 5) / 45) ** 2)) + redness
+    # The tangent would leave the range of real skin at both ends; L* of real skin is about 25 to 75.
+    lightness = jnp.clip(50 + b * jnp.tan(jnp.deg2rad(jnp.clip(ita, -68, 66))), 24, 76)
+    return lab_to_linear(jnp.stack([lightness, a, b]))
+
+
+def lab_to_linear(lab: Float[Array, '3']) -> Float[Array, '3']:
+    """CIE L*a*b* (D65) to linear sRGB, in closed form."""
+    fy = (lab[0] + 16) / 116
+    f = jnp.stack([fy + lab[1] / 500, fy, fy - lab[2] / 200])
+    xyz = jnp.array([0.9505, 1.0, 1.089]) * jnp.where(f > 6 / 29, f**3, 3 * (6 / 29) ** 2 * (f - 4 / 29))
+    to_rgb = jnp.array([[3.2406, -1.5372, -0.4986], [-0.9689, 1.8758, 0.0415], [0.0557, -0.2040, 1.0570]])
+    return jnp.clip(to_rgb @ xyz, 0.01, 1)
+
+
+def waves(points: Float[np.ndarray, 'v 3'], scale: float, count: int, seed: int) -> Float[np.ndarray, 'v n']:
+    """Fixed smooth noises over points in space, plane waves of about `scale` metres; mixed at random by `mixed`."""
+    rng = np.random.default_rng(seed)
+    phase = points @ rng.normal(scale=4 / scale, size=(3, count)) + rng.uniform(0, 2 * np.pi, count)
+    return np.sin(phase).astype(np.float32) * np.float32(np.sqrt(2))
+
+
+def mixed(deviates: Float[Array, ' n'], noises: Float[np.ndarray, 'v n']) -> Float[Array, ' v']:
+    """A random smooth noise of unit variance from normal deviates."""
+    return noises @ deviates / np.sqrt(len(deviates))
+
+
+def paint(
+    key: Key[Array, ''], hand: mesh.HandMesh, broad: Float[np.ndarray, 'v n'], fine: Float[np.ndarray, 'v n']
+) -> tuple[Float[Array, 'v 3'], Float[Array, ' v']]:
+    """Reflectance (linear RGB) and gloss (0 dull, 1 wet) of each vertex of a random person's hand.
+
+    Args:
+      broad, fine: noises over the vertices, see `waves`.
+    """
+    keys = jax.random.split(key, 3)
+    u, deviates = jax.random.uniform(keys[0], (14,)), jax.random.normal(keys[1], (5, broad.shape[1]))
+    ita = between(u[0], *ITA_RANGE)
+    redness, chroma = jax.random.normal(keys[2], (2,))
+    back = tone(ita, redness, 1.5 * chroma)
+    # The palm has little melanin whatever the person: dark skin's palm is far lighter than its back.
+    palm = tone(jnp.maximum(ita, 0.5 * ita + 5), redness + 2, chroma)
+    palm_side = hand.palm * jnp.clip(1 - hand.arm / 0.02, 0, 1)  # the forearm's underside is no palm
+    skin = back + (palm - back) * palm_side[:, None]
+
+    blood = 0.12 * u[1] * mixed(deviates[0], fine)
+    blood += 0.35 * u[2] * hand.tip + 0.3 * u[3] * hand.crease * (1 - hand.palm)
+    melanin = 0.08 * u[4] * (mixed(deviates[1], broad) + mixed(deviates[2], fine))
+    melanin += between(u[5], 0.1, 0.5) * hand.crease  # folds are darker on both sides
+    skin = skin * jnp.exp(-melanin[:, None] * MELANIN - blood[:, None] * HAEMOGLOBIN)
+
+    varnish = jnp.exp(between(u[6:9], -3.5, -0.2))
+    natural = skin * jnp.array([1.12, 1.15, 1.18]) + 0.03
+    nail = jnp.where(u[9] < 0.1, varnish, natural)
+    skin = skin + (nail - skin) * hand.nail[:, None]
+
+    sweat = u[10] ** 2 * jnp.clip(0.6 + 0.25 * mixed(deviates[3], fine), 0, 1)
+    return skin, jnp.maximum(sweat, hand.nail * between(u[11], 0.3, 1))

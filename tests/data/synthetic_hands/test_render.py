@@ -1,0 +1,123 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hpe_jax import geometry
+from hpe_jax.data.synthetic_hands import cloth, rasterise, render
+from hpe_jax.errors import UserError
+
+SMALL = dataclasses.replace(render.FULL, size=96)
+TIPS = [4, 8, 12, 16, 20]
+
+
+@pytest.fixture(scope='module')
+def keys():
+    return jax.random.split(jax.random.key(3), 24)
+
+
+@pytest.fixture(scope='module')
+def samples(keys):
+    """24 pictures, one by one."""
+    one_by_one = jax.jit(lambda keys: jax.lax.map(lambda key: render.render(key, SMALL), keys))
+    return jax.tree.map(np.asarray, one_by_one(keys))
+
+
+def test_types_and_ranges(samples):
+    assert samples.image.shape == (24, 96, 96, 3) and samples.image.dtype == np.uint8
+    assert samples.mask.dtype == bool and samples.visible.dtype == bool and samples.occluded.dtype == bool
+    assert np.isfinite(samples.xyz).all() and (samples.xyz[..., 2] > 0.1).all()
+    assert len(np.unique(samples.image.reshape(24, -1), axis=0)) == 24
+    assert (samples.image.reshape(24, -1).std(1) > 5).all()
+    assert (samples.mask.mean((1, 2)) > 0.02).all()
+
+
+def test_K_projects_xyz_onto_uv(samples):
+    np.testing.assert_allclose(geometry.project(samples.xyz, samples.K), samples.uv, rtol=1e-5)
+    np.testing.assert_array_equal(samples.visible, geometry.inside_frame(samples.uv / 96))
+    assert samples.visible.all()  # unless asked for otherwise
+
+
+def test_tips_lie_in_the_mask_unless_occluded(samples):
+    # Within one of the 96 pixels, since a mask's pixel counts from half its area on.
+    mask = np.pad(samples.mask, ((0, 0), (1, 1), (1, 1)))
+    column, row = np.moveaxis(samples.uv[:, TIPS].astype(int), -1, 0)
+    picture = np.arange(24)[:, None]
+    inside = np.any([mask[picture, row + dy, column + dx] for dy in range(3) for dx in range(3)], 0)
+    seen = ~samples.occluded[:, TIPS]
+    assert 0.3 < seen.mean() < 1
+    assert inside[seen].all()
+
+
+def test_same_picture_in_any_batch(keys, samples):
+    batch = jax.jit(jax.vmap(lambda key: render.render(key, SMALL)))(keys[3:5])
+    for k in range(2):
+        difference = np.abs(batch.image[k].astype(int) - samples.image[3 + k])
+        assert difference.max() <= 1
+        np.testing.assert_array_equal(batch.mask[k], samples.mask[3 + k])
+    np.testing.assert_allclose(batch.uv, samples.uv[3:5], atol=1e-3)
+
+
+def test_studio_looks_at_palm_or_back():
+    # Only the labels are asked for, so that nothing else is compiled.
+    label = jax.jit(lambda keys: jax.lax.map(lambda key: render.render(key, render.STUDIO).xyz, keys))
+    xyz = np.asarray(label(jax.random.split(jax.random.key(0), 200)))
+    normal = np.cross(xyz[:, 5] - xyz[:, 0], xyz[:, 17] - xyz[:, 0])
+    sight = xyz[:, [0, 5, 17]].mean(1)
+    cosine = (normal * sight).sum(-1) / np.linalg.norm(normal, axis=-1) / np.linalg.norm(sight, axis=-1)
+    tilt = np.rad2deg(np.arccos(np.abs(cosine)))
+    # The palm's plane through three joints is a few degrees off the hand's frame, perspective a few more.
+    assert tilt.max() < 60 + 15 and np.median(tilt) < 45
+    assert (cosine > 0).any() and (cosine < 0).any()
+
+
+def square(x0, y0, x1, y1, depth, thing):
+    """A square of two front-facing triangles in the z-buffer's pixels, as rows of paint's table."""
+    corners = [(x0, y0), (x0, y1), (x1, y1), (x1, y0)]
+    rows = [[x, y, 1 / depth, -0.1, thing, 0, 0, 0.5, 0.4, 0.3, 1, 1, 1, 0, 0, 0] for x, y in corners]
+    return np.array(rows, np.float32)
+
+
+def test_mask_is_where_the_hand_wins_the_depth_test():
+    # A hand from column 4 to 28; before it, from column 20 on, a thing; behind it, up to column 9, another.
+    table = jnp.concatenate([square(4, 4, 28, 20, 0.6, 0), square(20, 0, 40, 12, 0.5, 1), square(0, 0, 9, 40, 0.7, 2)])
+    faces = np.array([[0, 1, 2], [0, 2, 3]])
+    faces = np.concatenate([faces, faces + 4, faces + 8])
+    buffer = rasterise.rasterise(table[:, :2], table[:, 2], faces, 40, 40)
+    garment = cloth.Garment(jnp.array(cloth.NEVER), jnp.full(2, cloth.NEVER), jnp.array(0.0))
+    plain = cloth.Materials(jnp.ones((6, 3)), jnp.ones((6, 3)), jnp.ones((6, 2)), jnp.zeros((6, 8, 8)))
+    colour, cover, limb = render.paint(buffer, faces, table, garment, plain, 2)
+
+    thing = np.full((40, 40), -1)
+    thing[:, :9], thing[4:20, 4:28], thing[:12, 20:] = 2, 0, 1
+
+    def halved(fine):
+        return fine.reshape(20, 2, 20, 2).mean((1, 3))
+
+    np.testing.assert_array_equal(limb, halved(thing == 0))
+    np.testing.assert_array_equal(cover, halved(thing >= 0))
+    # Skin has its own reflectance; a thing has its material's alone, which is 1 here.
+    expected = halved(thing == 0)[..., None] * [0.5, 0.4, 0.3] + halved(thing > 0)[..., None]
+    np.testing.assert_allclose(colour, expected, atol=1e-5)
+
+
+def test_occluded_is_behind_a_thing_or_deeper_than_flesh():
+    table = np.concatenate([square(0, 0, 20, 40, 0.5, 0), square(20, 0, 40, 40, 0.5, 1)])
+    faces = np.array([[0, 1, 2], [0, 2, 3], [4, 5, 6], [4, 6, 7]])
+    buffer = rasterise.rasterise(table[:, :2], table[:, 2], faces, 40, 40)
+    odd = np.arange(21) % 2 == 1
+
+    def found(column, depth):
+        xyz = jnp.stack([jnp.zeros(21), jnp.zeros(21), depth], -1)
+        return render.occluded(buffer, (2, 4), xyz, jnp.full((21, 2), column + 0.5))
+
+    np.testing.assert_array_equal(found(10, 0.5 + render.FLESH * np.where(odd, 0.9, 1.1)), ~odd)
+    np.testing.assert_array_equal(found(30, 0.5 + np.where(odd, 0.002, -0.002)), odd)
+
+
+@pytest.mark.parametrize('wrong', [{'size': 0}, {'supersampling': 3}, {'backgrounds': ('wal',)}, {'backgrounds': ()}])
+def test_wrong_config_is_said(wrong):
+    with pytest.raises(UserError, match=next(iter(wrong))):
+        dataclasses.replace(render.FULL, **wrong)
