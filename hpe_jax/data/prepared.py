@@ -20,8 +20,11 @@ from hpe_jax import files, geometry
 from hpe_jax.data.freihand import folder
 from hpe_jax.errors import UserError
 
-# The first half of `config.data.dataset` -> the package of its builder.
-BUILDERS = {'freihand': 'hpe_jax.data.freihand'}
+# The first half of `config.data.dataset` -> the module of its builder.
+BUILDERS = {
+    'freihand': 'hpe_jax.data.freihand.freihand_dataset_builder',
+    'synthetic_hands': 'hpe_jax.data.synthetic_hands.synthetic_hands_dataset_builder',
+}
 
 
 def open_dataset(data: ConfigDict) -> tfds.core.DatasetBuilder:
@@ -37,13 +40,14 @@ def open_dataset(data: ConfigDict) -> tfds.core.DatasetBuilder:
     if name not in BUILDERS:
         raise UserError(f'config.data.dataset={data.dataset!r}: unknown dataset; there is {", ".join(BUILDERS)}')
     builder_class = importlib.import_module(BUILDERS[name]).Builder
-    if variant and variant not in builder_class.builder_configs:
+    config = builder_class.find_config(variant or next(iter(builder_class.builder_configs)))
+    if config is None:
         raise UserError(f'config.data.dataset={data.dataset!r}: {name} has {", ".join(builder_class.builder_configs)}')
     root = Path(data.data_dir or tfds.core.constants.DATA_DIR).expanduser()
     if data.manual_dir:
         root = root / f'manual-{folder.fingerprint(data.manual_dir)}'
     try:
-        builder = builder_class(config=variant or None, data_dir=str(root))
+        builder = builder_class(config=config, data_dir=str(root))
     except ValueError as e:  # TFDS found prepared data of another file format
         raise UserError(f'{root / name} holds prepared data that cannot be used ({e}): delete it') from e
     if not builder.data_path.exists():
@@ -54,8 +58,8 @@ def open_dataset(data: ConfigDict) -> tfds.core.DatasetBuilder:
 def _prepare(builder: tfds.core.DatasetBuilder, manual_dir: str) -> None:
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
-    source = manual_dir or 'the official archives (4.4 GB to download)'
-    print(f'Preparing {builder.info.full_name} from {source} in {builder.data_path}', flush=True)
+    source = f' from {manual_dir}' if manual_dir else ''
+    print(f'Preparing {builder.info.full_name}{source} in {builder.data_path}', flush=True)
     files.check_writable(Path(builder.data_path).parent)
     recorded = Path(sys.modules[type(builder).__module__].__file__).with_name('checksums.tsv').read_text().strip()
     download = tfds.download.DownloadConfig(manual_dir=manual_dir or None, register_checksums=not recorded)

@@ -25,6 +25,19 @@ def split_bounds(n_unique: int) -> dict[str, range]:
     return {'train': range(train), 'validation': range(train, validation), 'test': range(validation, total)}
 
 
+def hand_features() -> dict:
+    """What every dataset of hands here holds."""
+    size = folder.PHOTO_SIZE
+    return {
+        'image': tfds.features.Image(shape=(size, size, 3), encoding_format='jpeg'),
+        'xyz': tfds.features.Tensor(shape=(21, 3), dtype=np.float32, doc='Metres, camera frame.'),
+        'K': tfds.features.Tensor(shape=(3, 3), dtype=np.float32, doc='Pixels.'),
+        'uv': tfds.features.Tensor(shape=(21, 2), dtype=np.float32, doc='(x, y), pixels of the photo.'),
+        'sample_id': tfds.features.Scalar(dtype=np.int64, doc='Index of the unique photo.'),
+        'version': tfds.features.ClassLabel(names=folder.VERSIONS),
+    }
+
+
 class Builder(tfds.core.GeneratorBasedBuilder):
     """Photos with 21 keypoints; all versions of one unique photo lie in the same split.
 
@@ -39,24 +52,19 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     ]
     MANUAL_DOWNLOAD_INSTRUCTIONS = f'Extract {URL}FreiHAND_pub_v2.zip (and FreiHAND_pub_v2_eval.zip) there.'
 
+    @classmethod
+    def find_config(cls, name: str) -> tfds.core.BuilderConfig | None:
+        """The config of that name; None if there is none."""
+        return cls.builder_configs.get(name)
+
     def __init__(self, *, file_format: str | None = None, **kwargs):
         # ArrayRecord has random access and needs no TensorFlow. (TFDS 4.9.10 loses examples when it writes Parquet: its
         # `_batched` skips ever more of the iterator after the first 100.)
         super().__init__(file_format=file_format or 'array_record', **kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        size = folder.PHOTO_SIZE
         return self.dataset_info_from_configs(
-            features=tfds.features.FeaturesDict(
-                {
-                    'image': tfds.features.Image(shape=(size, size, 3), encoding_format='jpeg'),
-                    'xyz': tfds.features.Tensor(shape=(21, 3), dtype=np.float32, doc='Metres, camera frame.'),
-                    'K': tfds.features.Tensor(shape=(3, 3), dtype=np.float32, doc='Pixels.'),
-                    'uv': tfds.features.Tensor(shape=(21, 2), dtype=np.float32, doc='(x, y), pixels of the photo.'),
-                    'sample_id': tfds.features.Scalar(dtype=np.int64, doc='Index of the unique photo.'),
-                    'version': tfds.features.ClassLabel(names=folder.VERSIONS),
-                }
-            ),
+            features=tfds.features.FeaturesDict(hand_features()),
             homepage='https://lmb.informatik.uni-freiburg.de/projects/freihand/',
             disable_shuffling=True,
         )

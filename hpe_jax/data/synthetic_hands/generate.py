@@ -1,0 +1,111 @@
+"""Synthetic hands as files, in FreiHAND's own folder layout, so that its readers read them.
+
+    python -m hpe_jax.data.synthetic_hands.generate --folder=FOLDER [--number=1600] [--preset=studio] [--seed=0]
+
+Writes `training/rgb/*.jpg`, `training/mask/*.jpg`, `training_xyz.json` and `training_K.json`. Picture i depends on
+(preset, seed, i) alone, so a killed run goes on where it stopped, and any number of threads gives the same bytes.
+"""
+
+import functools
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import app, flags
+from PIL import Image
+from tqdm import tqdm
+
+from hpe_jax import files
+from hpe_jax.data.synthetic_hands import render
+from hpe_jax.errors import UserError
+
+PRESETS = {'studio': render.STUDIO, 'full': render.FULL}
+CHUNK = 16  # pictures that one thread renders in one call
+QUALITY = 92  # of the JPEGs
+
+
+@functools.cache
+def _renderer(preset: str, seed: int):
+    """The jitted (16,) picture numbers -> samples; one after another on a CPU, where nothing is gained from vmap."""
+    config = PRESETS[preset]
+    batch_size = None if jax.default_backend() == 'cpu' else CHUNK
+
+    def one(number):
+        return render.render(jax.random.fold_in(jax.random.key(seed), number), config)
+
+    return jax.jit(lambda numbers: jax.lax.map(one, numbers, batch_size=batch_size))
+
+
+def _write_chunk(folder: Path, start: int, number: int, preset: str, seed: int) -> int:
+    """Renders and writes the pictures from `start` on, and their labels last; returns how many."""
+    labels = folder / 'parts' / f'{start:08d}.json'
+    numbers = np.arange(start, min(start + CHUNK, number))
+    if labels.exists():
+        return len(numbers)
+    padded = np.resize(numbers, CHUNK)
+    samples = jax.tree.map(np.asarray, _renderer(preset, seed)(padded))
+    for i, image, mask in zip(numbers, samples.image, samples.mask, strict=False):
+        for kind, picture in (('rgb', image), ('mask', np.uint8(255) * mask)):
+            with files.replacing(folder / f'training/{kind}/{i:08d}.jpg') as temporary:
+                Image.fromarray(picture).save(temporary, quality=QUALITY)
+    kept = {'xyz': samples.xyz[: len(numbers)].tolist(), 'K': samples.K[: len(numbers)].tolist()}
+    files.write_text(labels, json.dumps(kept))
+    return len(numbers)
+
+
+def write(folder: str | Path, number: int, preset: str = 'studio', seed: int = 0, threads: int | None = None) -> Path:
+    """Makes `number` hands in the folder, on all cores, with a progress bar; returns the folder.
+
+    Args:
+      folder: new, or left by a run with the same preset and seed that was killed.
+      preset: a key of PRESETS.
+
+    Raises:
+      UserError: the number, the preset, or the folder's content does not fit, or the disk is full.
+    """
+    folder = Path(folder)
+    if preset not in PRESETS:
+        raise UserError(f'preset {preset!r}: unknown; choose from {", ".join(PRESETS)}')
+    if not 0 < number <= 100_000_000:
+        raise UserError(f'{number} hands: the number must be 1 to 100,000,000')
+    _check_same(folder / 'parts' / 'recipe.json', {'preset': preset, 'seed': seed, 'chunk': CHUNK, 'number': number})
+    if not (folder / 'training_xyz.json').exists():
+        starts = range(0, number, CHUNK)
+        with (
+            ThreadPoolExecutor(threads or os.cpu_count()) as pool,
+            tqdm(total=number, desc='Rendering hands', unit='hand', disable=None) as bar,
+        ):
+            print(f'Rendering {number} hands ({preset}) into {folder}; the renderer compiles first', flush=True)
+            for done in pool.map(lambda start: _write_chunk(folder, start, number, preset, seed), starts):
+                bar.update(done)
+        parts = [json.loads(part.read_text()) for part in sorted((folder / 'parts').glob('[0-9]*.json'))]
+        for name in ('K', 'xyz'):
+            files.write_text(folder / f'training_{name}.json', json.dumps([row for p in parts for row in p[name]]))
+    return folder
+
+
+def _check_same(path: Path, recipe: dict) -> None:
+    if not path.exists():
+        files.write_json(path, recipe)
+    elif json.loads(path.read_text()) != recipe:
+        raise UserError(f'{path.parents[1]} holds other hands ({json.loads(path.read_text())}); choose another folder')
+
+
+def define_flags() -> None:
+    flags.DEFINE_string('folder', None, 'Where to write.', required=True)
+    flags.DEFINE_integer('number', 1600, 'Number of hands.')
+    flags.DEFINE_enum('preset', 'studio', list(PRESETS), 'Which kind of pictures.')
+    flags.DEFINE_integer('seed', 0, 'Other seeds, other hands.')
+
+
+def main(_) -> None:
+    values = flags.FLAGS
+    write(values.folder, values.number, values.preset, values.seed)
+
+
+if __name__ == '__main__':
+    define_flags()
+    app.run(main)

@@ -1,0 +1,80 @@
+"""TFDS builder of the synthetic hands: FreiHAND's features, and the mask.
+
+    tfds build hpe_jax/data/synthetic_hands --config=studio
+
+The pictures are rendered as files first, under the download folder, so that a killed build goes on where it stopped.
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from hpe_jax import geometry
+from hpe_jax.data.freihand import folder
+from hpe_jax.data.freihand.freihand_dataset_builder import hand_features, split_bounds
+from hpe_jax.data.synthetic_hands import generate
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class HandsConfig(tfds.core.BuilderConfig):
+    """How many hands, of which preset of the renderer."""
+
+    number: int
+    preset: str
+
+
+def hands_config(preset: str, number: int, name: str = '') -> HandsConfig:
+    description = f'{number:,} hands of the preset {preset!r}.'
+    return HandsConfig(name=name or f'{preset}_{number}', number=number, preset=preset, description=description)
+
+
+class Builder(tfds.core.GeneratorBasedBuilder):
+    """Hands that the project renders itself; free of any research licence. Split like FreiHAND."""
+
+    VERSION = tfds.core.Version('1.0.0')
+    RELEASE_NOTES = {'1.0.0': 'First version.'}
+    BUILDER_CONFIGS = [hands_config('studio', 1600, 'studio'), hands_config('full', 32560, 'full')]
+
+    @classmethod
+    def find_config(cls, name: str) -> HandsConfig | None:
+        """'studio', 'full', or either with a number, such as 'full_5000'; None if it is no such name."""
+        number = re.fullmatch(f'({"|".join(generate.PRESETS)})_([1-9][0-9]*)', name)
+        return hands_config(number[1], int(number[2])) if number else cls.builder_configs.get(name)
+
+    def __init__(self, *, file_format: str | None = None, **kwargs):
+        super().__init__(file_format=file_format or 'array_record', **kwargs)  # see FreiHAND's builder
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        size = folder.PHOTO_SIZE
+        mask = {'mask': tfds.features.Image(shape=(size, size, 1), encoding_format='jpeg', doc='255 on hand and arm.')}
+        return self.dataset_info_from_configs(
+            features=tfds.features.FeaturesDict(hand_features() | mask), disable_shuffling=True
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager):
+        config = self.builder_config
+        pictures = Path(dl_manager.download_dir) / 'synthetic_hands' / f'{config.name}-{self.VERSION}'
+        generate.write(pictures, config.number, config.preset)
+        part = folder.find(pictures, 'training')
+        return {name: self._generate_examples(part, ids) for name, ids in split_bounds(config.number).items() if ids}
+
+    def _generate_examples(self, part: folder.Part, ids: range) -> Iterator[tuple]:
+        uv = geometry.project(part.xyz, part.K)
+        for i in ids:
+            photo = part.photos[i]
+            yield (
+                i,
+                {
+                    'image': str(photo),
+                    'mask': str(photo.parents[1] / 'mask' / photo.name),
+                    'xyz': part.xyz[i].astype(np.float32),
+                    'K': part.K[i].astype(np.float32),
+                    'uv': uv[i].astype(np.float32),
+                    'sample_id': i,
+                    'version': 'gs',
+                },
+            )
