@@ -128,7 +128,7 @@ def sample_grasped(key: Key[Array, ''], row: dict, joints: Float[Array, '24 3'])
     kind = jnp.select([row['holds'] == gestures.BALL, is_bar], [0, 1], -1)
     # The palm's skin lies 14 mm out of the joints' plane. Big objects sit nearer the fingers.
     place = jnp.array([-0.002, 0.051, 0.015]) + 0.005 * jax.random.normal(k_place, (3,)) * jnp.array([1.0, 1.0, 0.3])
-    slant = jnp.deg2rad(18 + 10 * jax.random.normal(k_slant))
+    slant = jnp.deg2rad(jax.random.uniform(k_slant, minval=3.0, maxval=30.0))
     axis = jnp.stack([jnp.cos(slant), jnp.sin(slant), jnp.zeros(())])
     centre = place * scale + radius * jnp.array([0.0, 0.6, 1.0])
     length = jnp.where(
