@@ -18,7 +18,12 @@ def get_config() -> ConfigDict:
     config.seed = 0
 
     config.data = data = ConfigDict()
-    data.dataset = 'freihand/raw'  # or 'freihand/full': all four versions of each photo
+    data.source = (
+        'tfdata'  # 'live' renders fresh synthetic hands in each step; `dataset` is then for validation and test
+    )
+    data.live_preset = 'full'
+    data.live_batch = 1  # pictures rendered side by side; on a GPU as many as fit, on a CPU one
+    data.dataset = 'freihand/raw'  # 'freihand/full', 'synthetic_hands/studio', 'synthetic_hands/full_5000', ...
     data.manual_dir = ''  # an extracted FreiHAND folder; '' downloads the archives
     data.data_dir = ''  # where prepared data is kept; '' is TFDS' own place, ~/tensorflow_datasets
     data.train_split = 'train'  # any TFDS split expression

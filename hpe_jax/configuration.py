@@ -30,6 +30,7 @@ def check(config: ConfigDict) -> None:
         'loss.name': losses.LOSSES,
         'heatmap.codec': heatmap.CODECS,
         'data.targets': ('host', 'device'),
+        'data.source': ('tfdata', 'live'),
         'eval.decoder': config.eval.decoders,
     }
     for field, known in choices.items():

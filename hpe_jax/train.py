@@ -34,8 +34,10 @@ class TrainState(nnx.Module):
         self.optimizer = nnx.Optimizer(self.model, tx, wrt=nnx.Param)
 
 
-def make_train_step(config: ConfigDict, graphdef: nnx.GraphDef, mean: np.ndarray, std: np.ndarray) -> Callable:
-    """The jitted (state, batch) -> (state, loss), with donated state."""
+def make_train_step(
+    config: ConfigDict, graphdef: nnx.GraphDef, mean: np.ndarray, std: np.ndarray, expand: Callable
+) -> Callable:
+    """The jitted (state, batch) -> (state, loss), with donated state; `expand` makes a batch of what was shipped."""
 
     def loss_fn(model: nnx.Module, batch: preprocess.Batch) -> jax.Array:
         heatmaps = model(preprocess.inputs(batch, mean, std))
@@ -45,7 +47,7 @@ def make_train_step(config: ConfigDict, graphdef: nnx.GraphDef, mean: np.ndarray
 
     @partial(jax.jit, donate_argnums=0)
     def train_step(state: nnx.State, batch: preprocess.Batch) -> tuple[nnx.State, jax.Array]:
-        train_state = nnx.merge(graphdef, state)
+        train_state, batch = nnx.merge(graphdef, state), expand(batch)
         loss, grads = nnx.value_and_grad(loss_fn)(train_state.model, batch)
         train_state.optimizer.update(train_state.model, grads, value=loss)
         return nnx.state(train_state), loss
@@ -71,7 +73,7 @@ class Trainer:
         self.eval_step = evaluate.make_eval_step(config, self.train_state.model, self.mean, self.std, [decoder])
 
     def _load_data(self) -> None:
-        from hpe_jax.data import pipeline  # TensorFlow takes seconds to import: bad input is answered first
+        from hpe_jax.data import live, pipeline  # TensorFlow takes seconds to import: bad input is answered first
 
         config, data = self.config, self.config.data
         builder = prepared.open_dataset(data)
@@ -93,6 +95,7 @@ class Trainer:
         self.pipelines = {
             name: pipeline.Pipeline(split, data, config.heatmap, self.mean, self.std) for name, split in splits.items()
         }
+        self.source = live.Live(data, config.seed) if data.source == 'live' else self.pipelines['train']
 
     def _restore(self, epoch: int | None) -> list[dict]:
         """Fills the state from that epoch's checkpoint; returns the records of the epochs up to it."""
@@ -116,9 +119,9 @@ class Trainer:
         train = self.config.train
         log = logbook.Logbook(self.workdir, self.history)
         graphdef, state = nnx.split(self.train_state)
-        step = make_train_step(self.config, graphdef, self.mean, self.std)
+        step = make_train_step(self.config, graphdef, self.mean, self.std, self.source.expand)
         first = len(self.history)
-        batches = self.pipelines['train'].epochs(self.config.seed, first, train.steps_per_epoch, train.batch_size)
+        batches = self.source.epochs(self.config.seed, first, train.steps_per_epoch, train.batch_size)
         total, done = train.epochs * train.steps_per_epoch, first * train.steps_per_epoch
         with tqdm(total=total, initial=done, unit='step', disable=None) as bar:
             while len(self.history) < train.epochs and not self._should_stop():

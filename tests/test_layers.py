@@ -12,15 +12,16 @@ LAYERS = [
     {'errors', 'hand'},
     {'geometry', 'files'},
     {'heatmap', 'losses', 'metrics', 'models.unet', 'optim', 'data.freihand', 'data.drawn_hands'},
+    {'data.synthetic_hands'},
     {'models', 'preprocess', 'visualize', 'data.prepared', 'logbook'},
-    {'configuration', 'checkpoint', 'torch_weights', 'data.pipeline'},
+    {'configuration', 'checkpoint', 'torch_weights', 'data.pipeline', 'data.live'},
     {'evaluate'},
     {'train'},
     {'main'},
 ]
 OWNERS = {
     'tensorflow': {'data.pipeline'},
-    'tensorflow_datasets': {'data.prepared', 'data.freihand'},
+    'tensorflow_datasets': {'data.prepared', 'data.freihand', 'data.synthetic_hands'},
     'orbax': {'checkpoint'},
     'matplotlib': {'visualize'},
     'torch': {'torch_weights'},

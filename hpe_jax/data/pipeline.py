@@ -70,6 +70,10 @@ class Pipeline:
 
         return self._batches(tf.data.Dataset.range(first, np.iinfo(np.int64).max).flat_map(epoch_indices), batch_size)
 
+    def expand(self, batch: dict) -> dict:
+        """Inside the training step: tf.data has made the whole batch already."""
+        return batch
+
     def once(self, batch_size: int, indices: np.ndarray | None = None) -> Iterator[dict]:
         """Every example once, in order (or those at `indices`); the last batch is padded and masked."""
         indices = np.arange(len(self)) if indices is None else indices

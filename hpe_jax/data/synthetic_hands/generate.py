@@ -6,9 +6,11 @@ Writes `training/rgb/*.jpg`, `training/mask/*.jpg`, `training_xyz.json` and `tra
 (preset, seed, i) alone, so a killed run goes on where it stopped, and any number of threads gives the same bytes.
 """
 
+import dataclasses
 import functools
 import json
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from hpe_jax import files
+from hpe_jax.data.freihand.folder import PHOTO_SIZE
 from hpe_jax.data.synthetic_hands import render
 from hpe_jax.errors import UserError
 
@@ -28,15 +31,15 @@ QUALITY = 92  # of the JPEGs
 
 
 @functools.cache
-def _renderer(preset: str, seed: int):
-    """The jitted (16,) picture numbers -> samples; one after another on a CPU, where nothing is gained from vmap."""
-    config = PRESETS[preset]
-    batch_size = None if jax.default_backend() == 'cpu' else CHUNK
+def renderer(preset: str, seed: int, size: int = PHOTO_SIZE, side_by_side: int | None = None) -> Callable:
+    """The jitted picture numbers (n,) -> render.Sample of n pictures, `side_by_side` of them at a time."""
+    config = dataclasses.replace(PRESETS[preset], size=size)
+    side_by_side = side_by_side or (1 if jax.default_backend() == 'cpu' else CHUNK)
 
     def one(number):
         return render.render(jax.random.fold_in(jax.random.key(seed), number), config)
 
-    return jax.jit(lambda numbers: jax.lax.map(one, numbers, batch_size=batch_size))
+    return jax.jit(lambda numbers: jax.lax.map(one, numbers, batch_size=side_by_side if side_by_side > 1 else None))
 
 
 def _write_chunk(folder: Path, start: int, number: int, preset: str, seed: int) -> int:
@@ -46,7 +49,7 @@ def _write_chunk(folder: Path, start: int, number: int, preset: str, seed: int) 
     if labels.exists():
         return len(numbers)
     padded = np.resize(numbers, CHUNK)
-    samples = jax.tree.map(np.asarray, _renderer(preset, seed)(padded))
+    samples = jax.tree.map(np.asarray, renderer(preset, seed)(padded))
     for i, image, mask in zip(numbers, samples.image, samples.mask, strict=False):
         for kind, picture in (('rgb', image), ('mask', np.uint8(255) * mask)):
             with files.replacing(folder / f'training/{kind}/{i:08d}.jpg') as temporary:

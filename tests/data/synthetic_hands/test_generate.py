@@ -1,0 +1,98 @@
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from hpe_jax import geometry
+from hpe_jax.data.freihand import folder
+from hpe_jax.data.synthetic_hands import generate, render
+from hpe_jax.data.synthetic_hands.synthetic_hands_dataset_builder import Builder
+from hpe_jax.errors import UserError
+
+NUMBER = 2 * generate.CHUNK + 3
+
+
+@pytest.fixture(scope='module')
+def made(tmp_path_factory):
+    return generate.write(tmp_path_factory.mktemp('made') / 'hands', NUMBER, 'studio', seed=5, threads=2)
+
+
+def content(path) -> dict:
+    return {str(p.relative_to(path)): p.read_bytes() for p in sorted(path.rglob('*')) if p.is_file()}
+
+
+def test_the_folder_is_one_of_freihands_and_its_pictures_are_the_renderers(made):
+    part = folder.find(made, 'training')
+    assert len(part.photos) == len(part.xyz) == NUMBER and part.num_versions == 1
+    number = generate.CHUNK + 2
+    sample = render.render(jax.random.fold_in(jax.random.key(5), number), render.STUDIO)
+    written = np.asarray(Image.open(part.photos[number])).astype(int)
+    assert np.abs(written - np.asarray(sample.image)).mean() < 3  # what JPEG changes
+    mask = np.asarray(Image.open(made / f'training/mask/{number:08d}.jpg')) > 127
+    assert (mask == np.asarray(sample.mask)).mean() > 0.995
+    np.testing.assert_allclose(geometry.project(part.xyz, part.K)[number], sample.uv, atol=1e-2)
+    assert len({photo.read_bytes() for photo in part.photos}) == NUMBER
+
+
+def test_one_thread_writes_the_same_bytes_as_two(made, tmp_path):
+    again = generate.write(tmp_path / 'hands', NUMBER, 'studio', seed=5, threads=1)
+    assert content(again) == content(made)
+
+
+def test_a_killed_run_goes_on_with_what_it_has(made, tmp_path, monkeypatch):
+    cut = shutil.copytree(made, tmp_path / 'cut')
+    for name in ('training_xyz.json', 'training_K.json', f'parts/{generate.CHUNK:08d}.json'):
+        (cut / name).unlink()
+    rendered = []
+    renderer = generate.renderer
+    monkeypatch.setattr(
+        generate, 'renderer', lambda *a: lambda numbers: rendered.append(numbers) or renderer(*a)(numbers)
+    )
+    generate.write(cut, NUMBER, 'studio', seed=5)
+    assert [numbers[0] for numbers in rendered] == [generate.CHUNK]
+    assert content(cut) == content(made)
+
+
+def test_the_builder_reads_it_like_freihand_with_the_mask_on_top(made, tmp_path, monkeypatch):
+    monkeypatch.setattr(generate, 'write', lambda path, number, preset: shutil.copytree(made, path))
+    builder = Builder(config=Builder.find_config(f'studio_{NUMBER}'), data_dir=str(tmp_path))
+    builder.download_and_prepare()
+    source = builder.as_data_source('train', decoders={'image': tfds.decode.SkipDecoding()})
+    part = folder.find(made, 'training')
+    assert source[4]['image'] == part.photos[4].read_bytes()
+    assert source[4]['mask'].shape == (224, 224, 1) and source[4]['mask'].mean() > 5
+    np.testing.assert_allclose(source[4]['uv'], geometry.project(part.xyz[4], part.K[4]), rtol=1e-5)
+    assert sum(split.num_examples for split in builder.info.splits.values()) == NUMBER
+
+
+def test_names_of_configs():
+    assert (Builder.find_config('full').number, Builder.find_config('full').preset) == (32560, 'full')
+    assert (Builder.find_config('studio_77').number, Builder.find_config('studio_77').preset) == (77, 'studio')
+    assert Builder.find_config('attic') is None and Builder.find_config('studio_0') is None
+
+
+def test_wrong_input(made, tmp_path):
+    with pytest.raises(UserError, match="preset 'attic': unknown; choose from studio, full"):
+        generate.write(tmp_path / 'a', 10, 'attic')
+    with pytest.raises(UserError, match='0 hands: the number must be'):
+        generate.write(tmp_path / 'a', 0)
+    with pytest.raises(UserError, match='holds other hands'):
+        generate.write(made, NUMBER, 'full', seed=5)
+
+
+def test_a_full_disk_is_said_and_leaves_nothing_half_written(tmp_path, monkeypatch):
+    def no_space(*_, **__):
+        raise OSError(28, 'No space left on device')
+
+    sample = render.Sample(*(np.zeros((generate.CHUNK, *shape)) for shape in
+                             ((2, 2, 3), (21, 3), (3, 3), (21, 2), (21,), (21,), (2, 2))))  # fmt: skip
+    monkeypatch.setattr(generate, 'renderer', lambda *_: lambda numbers: sample._replace(image=np.uint8(sample.image)))
+    monkeypatch.setattr(Image.Image, 'save', no_space)
+    with pytest.raises(UserError, match=r'cannot write .*00000000.jpg: No space left on device'):
+        generate.write(tmp_path / 'hands', 5)
+    assert not list((tmp_path / 'hands').rglob('*.jpg')) and not (tmp_path / 'hands/training_xyz.json').exists()
+    assert json.loads((tmp_path / 'hands/parts/recipe.json').read_text())['number'] == 5
