@@ -61,8 +61,9 @@ def _backdrop(key, size, kind):
     colours = texture.palette(keys[2], 2, u[0] * jnp.where(busy, 0.4, 0.2), jnp.where(busy, 0.8, 0.3))
     green = jnp.array([0.08, 0.3, 0.05]) * jnp.exp(0.25 * deviates[:2])
     colours = jnp.where(kind['green_screen'], green, colours)
-    sky = between(u[1], 0.4, 0.9) + 0.06 * deviates[2]
-    colours = colours.at[1].set(jnp.where(kind['foliage'], sky, colours[1]))
+    leaves = jnp.array([0.10, 0.13, 0.05]) * jnp.exp(0.5 * deviates[0, 0] + 0.25 * deviates[1])
+    sky = between(u[1], 0.4, 0.9) + 0.05 * deviates[2]
+    colours = jnp.where(kind['foliage'], jnp.stack([leaves, sky]), colours)
 
     noise = texture.octave_noise(keys[3], size, 3, jnp.where(kind['foliage'], between(u[2], 0, 0.5), 0.7 + 0.7 * u[2]))
     heading = 2 * jnp.pi * u[3]

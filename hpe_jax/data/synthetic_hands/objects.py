@@ -15,11 +15,11 @@ RINGS, SEGMENTS = 24, 28
 
 
 def _faces() -> np.ndarray:
-    """Triangles (f, 3), clockwise seen from outside where x cross y looks along the axis away from the viewer."""
+    """Triangles (f, 3), counter-clockwise from outside."""
     ring, segment = np.mgrid[: RINGS - 1, :SEGMENTS]
     here, aside = ring * SEGMENTS + segment, ring * SEGMENTS + (segment + 1) % SEGMENTS
-    lower = np.stack([here, here + SEGMENTS, aside], -1)
-    upper = np.stack([aside, here + SEGMENTS, aside + SEGMENTS], -1)
+    lower = np.stack([here, aside, here + SEGMENTS], -1)
+    upper = np.stack([aside, aside + SEGMENTS, here + SEGMENTS], -1)
     return np.concatenate([lower.reshape(-1, 3), upper.reshape(-1, 3)]).astype(np.int32)
 
 
@@ -56,6 +56,7 @@ def superquadric(
     latitude = jnp.linspace(-0.5, 0.5, RINGS) * jnp.pi
     around = jnp.arange(SEGMENTS) * (2 * jnp.pi / SEGMENTS)
     thickness, height = _wave(latitude, exponents[1])
+    thickness = thickness.at[jnp.array([0, -1])].set(0)  # closed by points, also where the ends are flat
     thickness *= jnp.exp(jnp.interp(height, jnp.linspace(-1, 1, 4), profile))
     x, y = _wave(around, exponents[0])
     grid = jnp.stack(jnp.broadcast_arrays(thickness[:, None] * x, thickness[:, None] * y, height[:, None]), -1) * radii

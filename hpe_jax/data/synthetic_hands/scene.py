@@ -65,7 +65,7 @@ def vertex_normals(
     p0, p1, p2 = (points[triangles[:, k]] for k in range(3))
     of_faces = jnp.pad(jnp.cross(p1 - p0, p2 - p0), ((0, 1), (0, 0)))
     normals = of_faces[around].sum(1)
-    return normals / jnp.maximum(jnp.linalg.norm(normals, axis=-1, keepdims=True), 1e-12)
+    return normals / jnp.maximum(jnp.linalg.norm(normals, axis=-1, keepdims=True), 1e-18)
 
 
 def dressed_hand(key: Key[Array, ''], points: Float[Array, 'v 3'], garment: cloth.Garment) -> Surface:

@@ -19,16 +19,17 @@ def develop(key: Key[Array, ''], light: Float[Array, 'size size 3'], noise: bool
     keys = jax.random.split(key, 5)
     u, deviates = jax.random.uniform(keys[0], (3,)), jax.random.normal(keys[1], (4,))
     size = len(light)
-    # Exposed for the picture's own brightness, as a camera does, and sometimes badly.
-    level = jnp.exp(jnp.log(light.mean(-1) + 0.02).mean())
-    gain = 0.2 / level * jnp.exp(0.35 * deviates[0])
-    light = light * gain * jnp.exp(0.08 * deviates[1:])
+    ramp = jnp.linspace(-1, 1, size) ** 2
+    radius = ramp[:, None] + ramp
+    # Exposed for the middle's brightness, as a camera does, and sometimes badly.
+    middle = jnp.exp(-3 * radius)
+    level = jnp.exp((jnp.log(light.mean(-1) + 0.02) * middle).sum() / middle.sum())
+    light = light * 0.22 / level * jnp.exp(0.35 * deviates[0] + 0.06 * deviates[1:])
     if noise:
         light = _shake(keys[2], light, size / 224)
         sigma = jnp.where(u[0] < 0.25, between(u[1], 0.6, 1.8), 0.35)
         light = texture.gaussian_blur(light, sigma * size / 224)
-        ramp = jnp.linspace(-1, 1, size) ** 2
-        light = light * (1 - 0.25 * u[2] * (ramp[:, None] + ramp))[..., None]
+        light = light * (1 - 0.25 * u[2] * radius)[..., None]
         light = light + _noise(keys[3], light)
     return _tone(keys[4], light)
 
