@@ -3,7 +3,9 @@
 import json
 import os
 import platform
+import shlex
 import subprocess
+import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -46,11 +48,12 @@ class Logbook:
 
 
 def surroundings() -> dict:
-    """Commit, device and versions, for the record of a result."""
+    """Command, commit, device and versions, for the record of a result."""
     device = jax.devices()[0]
     kind = f'{os.cpu_count()} cores, {platform.machine()}' if device.platform == 'cpu' else device.device_kind
     packages = ('jax', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
     return {
+        'command': shlex.join(sys.orig_argv),
         'git_commit': _git_commit(),
         'device': f'{jax.device_count()} x {device.platform} ({kind})',
         'python': platform.python_version(),
