@@ -18,6 +18,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt32
 
+from hpe_jax.geometry import AnyArray
+
 BLOCK = 4
 CHUNK = 4096  # blocks that one turn of the loop works off: 65,536 pixels
 EMPTY = jnp.uint32(0xFFFFFFFF)
@@ -40,7 +42,7 @@ def id_bits(num_faces: int) -> int:
 
 
 def rasterise(
-    xy: Float[Array, 'v 2'], inv_z: Float[Array, ' v'], faces: Int[Array, 'f 3'], height: int, width: int
+    xy: Float[AnyArray, 'v 2'], inv_z: Float[AnyArray, ' v'], faces: Int[AnyArray, 'f 3'], height: int, width: int
 ) -> ZBuffer:
     """Nearest front-facing triangle at every pixel centre.
 

@@ -26,7 +26,7 @@ class Surface(NamedTuple):
     gloss: Float[Array, ' v']
     uv: Float[Array, 'v 2']  # texture coordinates, metres
     arm: Float[Array, ' v']  # metres from the wrist towards the elbow
-    thing: Float[Array, ' v']  # 0 for the hand, 1 and up for things
+    thing: Int[Array, ' v']  # 0 for the hand, 1 and up for things
 
 
 @functools.cache
@@ -59,7 +59,7 @@ def faces() -> np.ndarray:
 
 
 def vertex_normals(
-    points: Float[Array, 'v 3'], triangles: Int[Array, 'f 3'], around: Int[Array, 'v k']
+    points: Float[Array, 'v 3'], triangles: Int[Array, 'f 3'], around: Int[np.ndarray, 'v k']
 ) -> Float[Array, 'v 3']:
     """Unit normals, outwards: the mean over the triangles around a vertex, weighted by area."""
     p0, p1, p2 = (points[triangles[:, k]] for k in range(3))
@@ -76,11 +76,12 @@ def dressed_hand(key: Key[Array, ''], points: Float[Array, 'v 3'], garment: clot
     points = cloth.cover(keys[0], points, normals, loaded.arm, noises()[0], garment)
     normals = vertex_normals(points, loaded.triangles, around)
     reflectance, gloss = skin.paint(keys[1], loaded, *noises())
-    covered = cloth.material_at(loaded.arm, jnp.zeros_like(loaded.arm), garment) != cloth.SKIN
+    thing = jnp.zeros(len(points), jnp.int32)
+    covered = cloth.material_at(loaded.arm, thing, garment) != cloth.SKIN
     # Unrolled rest coordinates: the palm and the back lie flat, the arm's length runs on.
     uv = loaded.rest[:, :2] + 0.5 * loaded.rest[:, 2:]
     gloss = jnp.where(covered, 0.1, gloss)
-    return Surface(points, normals, reflectance, gloss, uv, loaded.arm, jnp.zeros_like(loaded.arm))
+    return Surface(points, normals, reflectance, gloss, uv, loaded.arm, thing)
 
 
 def random_things(
@@ -114,7 +115,7 @@ def random_things(
         return jnp.repeat(x, objects.NUM_VERTICES)
 
     return Surface(
-        points, normals, jnp.ones_like(points), each(u[9:12]), uv, each(jnp.zeros(3)), each(jnp.arange(3) + 1.0)
+        points, normals, jnp.ones_like(points), each(u[9:12]), uv, each(jnp.zeros(THINGS)), each(jnp.arange(THINGS) + 1)
     )
 
 

@@ -68,7 +68,7 @@ def blocked_sky(
     return jnp.exp(-1.2 * covered.sum(-1))
 
 
-def hand_balls(keypoints: Float[Array, '21 3'], parents: Int[Array, ' 20']) -> tuple[Array, Array]:
+def hand_balls(keypoints: Float[Array, '21 3'], parents: Int[np.ndarray, ' 20']) -> tuple[Array, Array]:
     """Balls that stand for the flesh: at the joints and between them."""
     middles = (keypoints[1:] + keypoints[parents]) / 2
     fat = np.array([0.02] + [0.013, 0.010, 0.009, 0.007] + [0.011, 0.009, 0.008, 0.006] * 4, np.float32)
@@ -79,7 +79,7 @@ def key_light_seen(
     key: Key[Array, ''],
     points: Float[Array, 'v 3'],
     normals: Float[Array, 'v 3'],
-    faces: Int[Array, 'f 3'],
+    faces: Int[np.ndarray, 'f 3'],
     middle: Float[Array, '3'],
     light: Light,
 ) -> Float[Array, ' v']:

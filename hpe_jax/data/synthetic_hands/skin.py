@@ -11,14 +11,14 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from hpe_jax.data.synthetic_hands import mesh
-from hpe_jax.data.synthetic_hands.texture import between
+from hpe_jax.data.synthetic_hands.texture import Scalar, between
 
 ITA_RANGE = (-60.0, 65.0)  # degrees
 MELANIN = np.array([0.41, 0.36, 0.84], np.float32)  # optical density in linear R, G, B; after Tsumura et al. 2003
 HAEMOGLOBIN = np.array([0.30, 0.68, 0.67], np.float32)
 
 
-def tone(ita: Float[Array, ''], redness: Float[Array, ''], chroma: Float[Array, '']) -> Float[Array, '3']:
+def tone(ita: Scalar, redness: Scalar, chroma: Scalar) -> Float[Array, '3']:
     """Linear RGB reflectance of skin of one ITA (degrees).
 
     b* peaks at intermediate tones and falls towards both ends, a* varies less: the arcs that surveys of human skin find

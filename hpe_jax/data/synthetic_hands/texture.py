@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int, Key
 
 TILE = 96  # pixels of a tile's side
 
-Scalar = Float[Array, ''] | float
+Scalar = Float[Array, ''] | float | int
 
 
 def between(u: Float[Array, '*n'], low: Scalar, high: Scalar) -> Float[Array, '*n']:

@@ -12,7 +12,7 @@ def volume(points, faces):
     return np.einsum('ni,ni->', a, np.cross(b, c)) / 6
 
 
-@pytest.mark.parametrize('exponents, expected', [((1, 1), 4 / 3 * np.pi), ((0.01, 0.01), 8)])
+@pytest.mark.parametrize('exponents, expected', [((1.0, 1.0), 4 / 3 * np.pi), ((0.01, 0.01), 8)])
 def test_superquadric_from_ellipsoid_to_box(exponents, expected):
     axes = objects.axes_along(jnp.array([0.3, -1.0, 0.5]), jnp.array(0.7))
     np.testing.assert_allclose(axes @ axes.T, np.eye(3), atol=1e-6)
