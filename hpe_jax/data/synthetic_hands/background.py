@@ -69,10 +69,10 @@ def _backdrop(key, size, kind):
     heading = 2 * jnp.pi * u[3]
     ramp = jnp.linspace(-1.5, 1.5, size)
     gradient = jnp.sin(heading) * ramp[:, None] + jnp.cos(heading) * ramp
-    # Low gain gives uneven light, high gain two colours with a border between them.
-    gain = jnp.where(busy, 4.0, jnp.where(u[4] < 0.3, 8.0, 0.6))
-    wall_line = jnp.where(busy, 1.0, jnp.where(u[4] < 0.3, 0.02, 1.0))
-    mix = jax.nn.sigmoid(gain * (wall_line * noise[0] + gradient * (1.0 + (u[4] < 0.3) * ~busy * 8)))
+    # Low gain gives uneven light, high gain two colours with a border: ragged, or straight as in a room's corner.
+    corner = ~busy & (u[4] < 0.3)
+    gain = jnp.where(busy, 4.0, jnp.where(corner, 70.0, 0.6))
+    mix = jax.nn.sigmoid(gain * (jnp.where(corner, 0.002, 1.0) * noise[0] + gradient))
     grain = u[5] * jnp.where(busy, 0.5, 0.2)
     folds = 0.5 * u[6] * (kind['green_screen'] & (u[7] < 0.6))
     shade = jnp.exp(grain * noise[1] - folds * jnp.exp(-3 * jnp.abs(noise[2])))[..., None]
