@@ -5,8 +5,7 @@ RUN := .venv/bin/python
 .PHONY: train test clean
 
 train: .venv/installed
-	$(RUN) -m hpe_jax.data.drawn_hands runs/drawn_hands 1500
-	$(RUN) -m hpe_jax.main --config=configs/drawn.py --workdir=runs/drawn
+	$(RUN) -m hpe_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
 
 test: .venv/installed
 	$(RUN) -m ruff check .

@@ -1,4 +1,4 @@
-"""The quick start: no photos, no download, two cores. Synthetic hands of the easy preset at 64x64, Adam.
+"""The quick start: no photos, no download, two cores. Synthetic hands of the easy preset at 48x48, Adam.
 
     python -m hpe_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
 
@@ -12,11 +12,10 @@ from configs import unet
 
 def get_config() -> ConfigDict:
     config = unet.get_config()
-    config.data.update(dataset='synthetic_hands/studio', data_dir='runs/tensorflow_datasets', image_size=64)
+    config.data.update(dataset='synthetic_hands/studio', data_dir='runs/tensorflow_datasets', image_size=48)
     config.heatmap.sigma = 2.0
-    config.model.widths = (16, 32, 64, 128)
     config.optimizer.update(name='adam', learning_rate=3e-3)
     config.optimizer.plateau.update(patience=4, rtol=1e-3)
-    config.train.update(batch_size=32, epochs=30, steps_per_epoch=40, validation_batches=8)
+    config.train.update(batch_size=32, epochs=40, steps_per_epoch=40, validation_batches=8)
     config.eval.decoders.window.radius = 6.0
     return config

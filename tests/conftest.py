@@ -30,6 +30,6 @@ def shared() -> Path:
 @pytest.fixture(scope='session')
 def freihand_like(tmp_path_factory) -> Path:
     """A folder in FreiHAND's layout: 13 drawn hands in all four versions."""
-    from hpe_jax.data import drawn_hands
+    from tests import drawn_hands
 
     return drawn_hands.write(tmp_path_factory.mktemp('freihand_like'), 13, versions=4)

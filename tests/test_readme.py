@@ -8,7 +8,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / 'README.md').read_text()
-ROWS = re.findall(r'^\| .* \| *([\d.]+) \| *([\d.]+) \| *([\d.]+) \|.*\((experiments/records/\w+\.json)\) \|$', README, re.M)
+ROWS = re.findall(
+    r'^\| .* \| *([\d.]+) \| *([\d.]+) \| *([\d.]+) \|.*\((experiments/records/\w+\.json)\) \|$', README, re.M
+)
 
 
 def test_some_rows_were_measured():

@@ -235,7 +235,7 @@ def test_a_training_split_without_photos(config, tmp_path):
 
 
 def test_other_photos_in_the_same_workdir(finished, config, tmp_path):
-    from hpe_jax.data import drawn_hands
+    from tests import drawn_hands
 
     other = config.copy_and_resolve_references()
     other.data.manual_dir = str(drawn_hands.write(tmp_path / 'other', 13, seed=5))

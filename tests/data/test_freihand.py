@@ -13,9 +13,9 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from hpe_jax import geometry
-from hpe_jax.data import drawn_hands
 from hpe_jax.data.freihand import Builder, folder, freihand_dataset_builder
 from hpe_jax.errors import UserError
+from tests import drawn_hands
 
 
 def build(tmp_path, source, variant='raw'):

@@ -6,9 +6,10 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from hpe_jax.data import drawn_hands, prepared
+from hpe_jax.data import prepared
 from hpe_jax.data.freihand import folder
 from hpe_jax.errors import UserError
+from tests import drawn_hands
 
 
 def config(tmp_path, manual_dir, dataset='freihand/raw'):
