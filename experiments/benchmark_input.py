@@ -2,12 +2,11 @@
 
     python -m experiments.benchmark_input [--dataset=synthetic_hands/studio] [--output=FILE.json]
 
-All photos of the dataset (224x224 JPEG), resized to 128x128, in batches of 48; medians of several passes, the ways taking
-turns. 'jpeg' decodes every photo on the way: that is an epoch, the first and any other, with config.data.cache = False.
-'filling the cache' is the one pass that config.data.cache = True makes before training; 'cache' are the epochs after it.
+All photos of the dataset (224x224 JPEG), resized to 128x128, in batches of 48; medians of several passes, the ways
+taking turns. 'jpeg' decodes every photo on the way: an epoch, the first and any other, with config.data.cache = False.
+'filling the cache' is the one pass that config.data.cache = True makes before training; 'cache' are the epochs after.
 """
 
-import json
 import os
 import platform
 import statistics
@@ -60,10 +59,8 @@ def main(_) -> None:
     for name, values in rates.items():
         print(f'| {name} | {statistics.median(values):.0f} | {min(values):.0f} | {max(values):.0f} |')
     if OUTPUT.value:
-        files.write_text(
-            OUTPUT.value,
-            json.dumps({'device': device, 'dataset': DATASET.value, 'photos': len(photos), 'rates': rates}) + '\n',
-        )
+        record = {'device': device, 'dataset': DATASET.value, 'photos': len(photos), 'rates': rates}
+        files.write_json(OUTPUT.value, record)
 
 
 if __name__ == '__main__':
