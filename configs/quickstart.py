@@ -13,9 +13,11 @@ from configs import unet
 def get_config() -> ConfigDict:
     config = unet.get_config()
     config.data.update(dataset='synthetic_hands/studio', data_dir='runs/tensorflow_datasets', image_size=48)
+    config.data.targets = 'device'
+    config.augment.quarter_turns = True
     config.heatmap.sigma = 2.0
     config.optimizer.update(name='adam', learning_rate=3e-3)
-    config.optimizer.plateau.update(patience=4, rtol=1e-3)
-    config.train.update(batch_size=32, epochs=40, steps_per_epoch=40, validation_batches=8)
+    config.optimizer.plateau.update(patience=2, rtol=0.02)
+    config.train.update(batch_size=32, epochs=36, steps_per_epoch=40, validation_batches=8)
     config.eval.decoders.window.radius = 6.0
     return config

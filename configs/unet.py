@@ -35,6 +35,8 @@ def get_config() -> ConfigDict:
     data.targets = 'host'  # heatmaps are made by tf.data; 'device' makes them inside jit
     data.cache = True  # decode every photo once and keep it: 49 KB a photo at 128x128, 1.3 GB for the training split
 
+    config.augment = ConfigDict({'quarter_turns': False})  # of training photos, inside jit; needs targets = 'device'
+
     config.heatmap = ConfigDict({'sigma': 3.0, 'codec': 'subpixel'})  # sigma in pixels of image_size
 
     config.model = ConfigDict({'name': 'unet', 'widths': (16, 32, 64, 128), 'dtype': 'float32'})

@@ -50,6 +50,10 @@ def check(config: ConfigDict) -> None:
             f'config.data.image_size={config.data.image_size}: must be a multiple of {step} for '
             f'{len(config.model.widths)} levels of config.model.widths'
         )
+    if config.augment.quarter_turns and config.data.targets == 'host' and config.data.source != 'live':
+        raise UserError(
+            "config.augment.quarter_turns: heatmaps that the host made cannot turn; set data.targets='device'"
+        )
     if len(config.data.mean) != len(config.data.std) or len(config.data.mean) not in (0, 3):
         raise UserError('config.data.mean and config.data.std: give both with 3 numbers, or neither')
 

@@ -9,9 +9,12 @@ A batch is a dict of arrays with a leading axis B:
     heatmaps   (B, H, W, 21)  only if the host has made them (`config.data.targets = 'host'`)
 """
 
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Array, Bool, Float, Int, Key, Shaped, UInt8
 from ml_collections import ConfigDict
 
 from hpe_jax import heatmap
@@ -29,6 +32,27 @@ def normalise(image, mean: np.ndarray, std: np.ndarray):
 def to_uint8(image: np.ndarray, mean: np.ndarray, std: np.ndarray) -> UInt8[np.ndarray, 'b h w 3']:
     """The photos of a batch as they were before `normalise`, to be drawn."""
     return image if image.dtype == np.uint8 else np.uint8(np.round((image * std + mean) * 255))
+
+
+def augment(batch: Batch, config: ConfigDict, key: Key[Array, '']) -> Batch:
+    """Varies the photos of a training batch and their keypoints (`config` is config.augment); needs device targets.
+
+    `quarter_turns` turns each photo by a random multiple of 90 degrees: exact, without resampling.
+    """
+    if not config.quarter_turns:
+        return batch
+    turns = jax.random.randint(key, batch['mask'].shape, 0, 4)
+    image, keypoints = jax.vmap(turn)(batch['image'], batch['keypoints'], turns)
+    return batch | {'image': image, 'keypoints': keypoints}
+
+
+def turn(
+    image: Shaped[AnyArray, 's s 3'], keypoints: Float[AnyArray, 'k 2'], turns: Int[AnyArray, '']
+) -> tuple[Shaped[AnyArray, 's s 3'], Float[AnyArray, 'k 2']]:
+    """One square photo and its normalised keypoints, turned counter-clockwise by `turns` (0 to 3) right angles."""
+    x, y = keypoints[:, 0], keypoints[:, 1]
+    turned = jnp.stack([jnp.stack(p, -1) for p in ((x, y), (y, 1 - x), (1 - x, 1 - y), (1 - y, x))])
+    return jax.lax.switch(turns, [partial(jnp.rot90, k=k) for k in range(4)], image), turned[turns]
 
 
 def inputs(batch: Batch, mean: np.ndarray, std: np.ndarray) -> Float[AnyArray, 'b h w 3']:

@@ -47,7 +47,9 @@ def make_train_step(
 
     @partial(jax.jit, donate_argnums=0)
     def train_step(state: nnx.State, batch: preprocess.Batch) -> tuple[nnx.State, jax.Array]:
-        train_state, batch = nnx.merge(graphdef, state), expand(batch)
+        train_state = nnx.merge(graphdef, state)
+        key = jax.random.fold_in(jax.random.key(config.seed), train_state.optimizer.step[...])
+        batch = preprocess.augment(expand(batch), config.augment, key)
         loss, grads = nnx.value_and_grad(loss_fn)(train_state.model, batch)
         train_state.optimizer.update(train_state.model, grads, value=loss)
         return nnx.state(train_state), loss

@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from ml_collections import ConfigDict
 
 from hpe_jax import heatmap, preprocess
@@ -53,3 +54,26 @@ def test_padding_and_invisible_keypoints_do_not_count():
     counted = preprocess.counted(batch())
     np.testing.assert_array_equal(counted[0], batch()['visible'][0])
     assert not counted[1].any()
+
+
+@pytest.mark.parametrize('turns', range(4))
+def test_a_turned_photo_carries_its_keypoints_along(turns):
+    image = np.zeros((8, 8, 3), np.uint8)
+    image[1, 6] = 200  # row 1, column 6: its centre is (6.5, 1.5) pixels
+    keypoints = np.float32([[6.5, 1.5], [4, 4]]) / 8
+    turned, moved = jax.jit(preprocess.turn)(image, keypoints, turns)
+    row, column = np.argwhere(np.asarray(turned)[..., 0])[0]
+    np.testing.assert_allclose(moved * 8, [[column + 0.5, row + 0.5], [4, 4]], atol=1e-6)
+    np.testing.assert_array_equal(turned, np.rot90(image, turns))
+
+
+def test_augment_is_off_by_default_and_a_pure_function_of_the_key():
+    plain = batch() | {'image': batch()['image'][:, :, :16]}
+    off, on = ConfigDict({'quarter_turns': False}), ConfigDict({'quarter_turns': True})
+    assert preprocess.augment(plain, off, jax.random.key(0)) is plain
+    many = jax.tree.map(lambda x: np.concatenate([x] * 20), plain)
+    first, again, other = (preprocess.augment(many, on, jax.random.key(k)) for k in (0, 0, 1))
+    np.testing.assert_array_equal(first['image'], again['image'])
+    assert (np.asarray(first['image']) != np.asarray(other['image'])).any()
+    seen = {image.tobytes() for image in np.asarray(first['image'][::2])}
+    assert seen == {np.rot90(plain['image'][0], k).tobytes() for k in range(4)}
