@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,7 +36,16 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_json(path: str | Path, value) -> None:
-    write_text(path, json.dumps(value, indent=2) + '\n')
+    """Standard JSON, which has no NaN: it becomes null."""
+    write_text(path, json.dumps(_without_nan(value), indent=2, allow_nan=False) + '\n')
+
+
+def _without_nan(value):
+    if isinstance(value, dict):
+        return {key: _without_nan(x) for key, x in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(x) for x in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def check_writable(folder: str | Path) -> None:

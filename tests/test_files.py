@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from hpe_jax import files
@@ -16,6 +18,8 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
 def test_folders_are_made_and_the_unwritable_is_said(tmp_path):
     files.write_json(tmp_path / 'b/c.json', {'x': 1})
     assert (tmp_path / 'b/c.json').read_text() == '{\n  "x": 1\n}\n'
+    files.write_json(tmp_path / 'nan.json', {'x': [float('nan'), (2.5,)]})
+    assert json.loads((tmp_path / 'nan.json').read_text(), parse_constant=pytest.fail) == {'x': [None, [2.5]]}
     with pytest.raises(UserError, match='cannot write .*c.json/d.json'):
         files.write_json(tmp_path / 'b/c.json/d.json', {})
     files.check_writable(tmp_path / 'new')
