@@ -3,8 +3,9 @@
     python -m hpe_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
 
 Expected on two cores (experiments/records/quickstart.json): 1 minute of rendering, 6 of training, error_pct 6.3 on
-unseen hands of the preset. Tried, not recorded: 36 epochs and a plateau with rtol 0.02 gave 5.7, a minute later; without
-the quarter turns 40 epochs gave 6.3, the training loss far below the validation's; at 64x64 an epoch takes twice as long.
+unseen hands of the preset. Tried, not recorded: 36 epochs and a plateau with rtol 0.02 gave 5.7, a minute later;
+without the quarter turns 40 epochs gave 6.3, the training loss far below the validation's; at 64x64 an epoch takes
+twice as long.
 """
 
 from ml_collections import ConfigDict
