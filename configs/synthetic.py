@@ -3,8 +3,8 @@ validation and test sets. What comes out may be used in products, since no resea
 
     python -m hpe_jax.main --config=configs/synthetic.py --workdir=runs/synthetic
 
-Expected: not measured yet; no accelerator was at hand. On two CPU cores it is far too slow (about 12 pictures rendered
-and 15 trained a second); `configs/quickstart.py` is for those.
+Expected: not measured yet; no accelerator was at hand, and a whole run was not tried. Two CPU cores are far too slow
+(about 20 pictures rendered and 15 trained a second); `configs/quickstart.py` is for those.
 """
 
 from ml_collections import ConfigDict
