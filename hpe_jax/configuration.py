@@ -77,6 +77,8 @@ def check_same(config: ConfigDict, workdir: str | Path, section: str = '') -> No
     """Raises UserError if the run directory was made with another config (or another section of it)."""
     before = saved(workdir)
     if before is None:
+        if (Path(workdir) / 'checkpoints').exists():
+            raise UserError(f'{workdir} holds checkpoints but no {FILE} to say of what; use another --workdir')
         return
     before, now = fields(before), fields(json.loads(json.dumps(config.to_dict())))
     changed = [

@@ -182,6 +182,12 @@ def test_another_config_in_the_same_workdir(finished, config):
         train.train_and_evaluate(other, finished[0])
 
 
+def test_checkpoints_without_their_config(config, tmp_path):
+    (tmp_path / 'checkpoints').mkdir()
+    with pytest.raises(UserError, match='holds checkpoints but no config.json'):
+        train.train_and_evaluate(config, tmp_path)
+
+
 def test_another_model_cannot_be_evaluated(finished, config):
     other = config.copy_and_resolve_references()
     other.model.widths = (4, 12)
