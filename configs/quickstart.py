@@ -19,8 +19,8 @@ def get_config() -> ConfigDict:
     config.data.targets = 'device'
     config.augment.quarter_turns = True
     config.heatmap.sigma = 2.0
-    config.optimizer.update(name='adam', learning_rate=3e-3)
-    config.optimizer.plateau.update(patience=2, rtol=0.01)
+    config.optimizer.update(name='muon', learning_rate=5e-3)
+    config.optimizer.plateau.update(patience=2, rtol=0.04)
     config.train.update(batch_size=32, epochs=30, steps_per_epoch=40, validation_batches=8)
     config.eval.decoders.window.radius = 6.0
     return config

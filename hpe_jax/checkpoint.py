@@ -7,6 +7,7 @@ and the channel statistics that its photos were normalised with).
 from pathlib import Path
 
 import jax
+import optax
 import orbax.checkpoint as ocp
 from flax import nnx
 from orbax.checkpoint import checkpoint_managers
@@ -14,9 +15,15 @@ from orbax.checkpoint import checkpoint_managers
 from hpe_jax.errors import UserError
 
 
+def variables(state: nnx.State) -> dict[str, nnx.Variable]:
+    """All variables by name, such as 'down.0.conv1.kernel', but for the empty ones where optax masks a leaf."""
+    named = {'.'.join(map(str, path)): variable for path, variable in nnx.to_flat_state(state)}
+    return {name: v for name, v in named.items() if not isinstance(v.get_value(), optax.MaskedNode)}
+
+
 def leaves(module: nnx.Module | nnx.Optimizer) -> dict[str, jax.Array]:
-    """All variables of a module by name: 'down.0.conv1.kernel' -> array."""
-    return {'.'.join(map(str, path)): variable[...] for path, variable in nnx.to_flat_state(nnx.state(module))}
+    """The value of every variable, by name."""
+    return {name: variable[...] for name, variable in variables(nnx.state(module)).items()}
 
 
 class Checkpoints:
@@ -80,8 +87,8 @@ class Checkpoints:
             raise UserError(f'checkpoint {self.folder / str(epoch)} cannot be read: {reason}') from e
         for name, module in modules.items():
             state = nnx.state(module)
-            for path, variable in nnx.to_flat_state(state):
-                variable[...] = found[name]['.'.join(map(str, path))]
+            for leaf, variable in variables(state).items():
+                variable[...] = found[name][leaf]
             nnx.update(module, state)
         return found['meta']
 

@@ -7,7 +7,23 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-OPTIMIZERS = {'sgd': optax.sgd, 'adam': optax.adam, 'adamw': optax.adamw}
+
+def muon(learning_rate: float, **options) -> optax.GradientTransformation:
+    """Muon for convolution kernels, each as a matrix (9 x channels in, channels out), and Adam for all else.
+
+    Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024. Its updates are scaled to the root
+    mean square of Adam's, so that both share a rate: Liu et al., "Muon is scalable for LLM training", 2025.
+    """
+
+    def kernels(params):
+        matrix = optax.contrib.MuonDimensionNumbers(reduction_axis=(0, 1, 2), output_axis=3)
+        return jax.tree.map(lambda leaf: matrix if leaf.ndim == 4 else None, params)
+
+    options = {'consistent_rms': 0.2, 'muon_weight_dimension_numbers': kernels, **options}
+    return optax.contrib.muon(learning_rate, **options)
+
+
+OPTIMIZERS = {'sgd': optax.sgd, 'adam': optax.adam, 'adamw': optax.adamw, 'muon': muon}
 
 
 def make(config: ConfigDict, steps_per_epoch: int) -> optax.GradientTransformationExtraArgs:

@@ -1,6 +1,6 @@
 """Synthetic hands as files, in FreiHAND's own folder layout, so that its readers read them.
 
-    python -m hpe_jax.data.synthetic_hands.generate --folder=FOLDER [--number=1600] [--preset=studio] [--seed=0]
+    python -m hpe_jax.data.synthetic_hands.generate --folder=FOLDER [--number=2000] [--preset=studio] [--seed=0]
 
 Writes `training/rgb/*.jpg`, `training/mask/*.jpg`, `training_xyz.json` and `training_K.json`. Picture i depends on
 (preset, seed, i) alone, so a killed run goes on where it stopped, and any number of threads gives the same bytes.
@@ -99,7 +99,7 @@ def _check_same(path: Path, recipe: dict) -> None:
 
 def define_flags() -> None:
     flags.DEFINE_string('folder', None, 'Where to write.', required=True)
-    flags.DEFINE_integer('number', 1600, 'Number of hands.')
+    flags.DEFINE_integer('number', 2000, 'Number of hands.')
     flags.DEFINE_enum('preset', 'studio', list(PRESETS), 'Which kind of pictures.')
     flags.DEFINE_integer('seed', 0, 'Other seeds, other hands.')
 

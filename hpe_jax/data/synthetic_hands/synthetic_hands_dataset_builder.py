@@ -35,9 +35,9 @@ def hands_config(preset: str, number: int, name: str = '') -> HandsConfig:
 class Builder(tfds.core.GeneratorBasedBuilder):
     """Hands that the project renders itself; free of any research licence. Split like FreiHAND."""
 
-    VERSION = tfds.core.Version('1.0.0')
-    RELEASE_NOTES = {'1.0.0': 'First version.'}
-    BUILDER_CONFIGS = [hands_config('studio', 1600, 'studio'), hands_config('full', 32560, 'full')]
+    VERSION = tfds.core.Version('1.1.0')
+    RELEASE_NOTES = {'1.0.0': 'First version.', '1.1.0': "'studio' has 2,000 hands, not 1,600."}
+    BUILDER_CONFIGS = [hands_config('studio', 2000, 'studio'), hands_config('full', 32560, 'full')]
 
     @classmethod
     def find_config(cls, name: str) -> HandsConfig | None:
