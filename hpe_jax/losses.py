@@ -23,7 +23,20 @@ def mse(predicted: Float[Array, 'h w'], target: Float[Array, 'h w']) -> Float[Ar
     return ((predicted - target) ** 2).mean()
 
 
-LOSSES = {'iou': iou, 'mse': mse}
+def balanced_mse(predicted: Float[Array, 'h w'], target: Float[Array, 'h w']) -> Float[Array, '']:
+    """Squared error with foreground and background weighing half each, as if both had the same number of pixels.
+
+    The class balance of Xie and Tu, "Holistically-nested edge detection", 2015, for a target that is no 0-or-1 mask: a
+    pixel belongs to the foreground by its target value. Of an empty target only the background half remains.
+    """
+    error = (predicted - target) ** 2
+    foreground, background = (
+        (weight * error).sum() / jnp.maximum(weight.sum(), 1e-6) for weight in (target, 1 - target)
+    )
+    return (foreground + background) / 2
+
+
+LOSSES = {'iou': iou, 'mse': mse, 'balanced_mse': balanced_mse}
 
 
 def per_keypoint(

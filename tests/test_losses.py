@@ -21,6 +21,24 @@ def test_mse_by_hand():
     assert losses.mse(jnp.array([[0.5, 0.0]]), jnp.array([[1.0, 1.0]])) == pytest.approx((0.25 + 1) / 2)
 
 
+def test_balanced_mse_by_hand():
+    target, predicted = jnp.array([[1.0, 0.5], [0, 0]]), jnp.array([[0.0, 0.5], [0.5, 0]])
+    # Errors 1, 0, .25, 0: foreground 1 / 1.5, background .25 / 2.5
+    assert losses.balanced_mse(predicted, target) == pytest.approx((1 / 1.5 + 0.1) / 2)
+    assert losses.balanced_mse(predicted, jnp.zeros((2, 2))) == pytest.approx((0.25 + 0.25) / 4 / 2)
+
+
+@pytest.mark.parametrize('size', [16, 64])
+def test_where_the_prediction_is_empty_mse_alone_pulls_less_on_a_larger_map(size):
+    """The peak's gradient: of MSE it falls with the map's area, of the others it does not."""
+    row = jnp.exp(-0.5 * ((jnp.arange(size) - 8) / 2.0) ** 2)
+    target = row[:, None] * row[None]
+    slopes = {name: -jax.grad(loss)(jnp.full_like(target, 1e-3), target)[8, 8] for name, loss in losses.LOSSES.items()}
+    assert slopes['mse'] == pytest.approx(2 * 0.999 / size**2, rel=1e-3)
+    assert slopes['iou'] == pytest.approx(1 / float((target**2).sum()), rel=0.02)
+    assert slopes['balanced_mse'] == pytest.approx(0.999 / float(target.sum()), rel=1e-3)
+
+
 @pytest.mark.parametrize('loss', losses.LOSSES)
 def test_zero_on_identity_and_positive_elsewhere(loss):
     np.testing.assert_allclose(losses.per_keypoint(loss, maps(), maps()), 0, atol=1e-6)
