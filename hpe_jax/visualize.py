@@ -104,3 +104,46 @@ def pck(curves: Mapping[str, Sequence[float]]) -> Figure:
     axes.grid(alpha=0.3)
     axes.legend()
     return figure
+
+
+def compared_histories(histories: Mapping[str, Sequence[Mapping[str, Sequence[float]]]]) -> Figure:
+    """Training loss, validation loss and validation error of many runs; a name's runs (its seeds) share a colour."""
+    figure = Figure(figsize=(9, 10), layout='constrained')
+    panels = figure.subplots(3, 1, sharex=True)
+    for i, (name, runs) in enumerate(histories.items()):
+        for run in runs:
+            for axes, values in zip(panels, run.values(), strict=True):
+                values = np.array(values, float)  # None becomes NaN, which is not drawn
+                label = name if run is runs[0] else None
+                axes.plot(np.arange(1, len(values) + 1), values, color=f'C{i}', alpha=0.7, label=label)
+    for axes, label in zip(
+        panels, ('train loss', 'validation loss', 'validation error\n% of the image size'), strict=True
+    ):
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.3)
+    panels[-1].set_xlabel('epoch')
+    panels[0].legend(fontsize=8)
+    return figure
+
+
+def compared_pck(curves: Mapping[str, Sequence[Sequence[float]]]) -> Figure:
+    """Each name's mean PCK over its runs, and the range between them shaded."""
+    figure = pck({name: np.mean(runs, 0).tolist() for name, runs in curves.items()})
+    for line, runs in zip(figure.axes[0].lines, curves.values(), strict=True):
+        low, high = np.min(runs, 0), np.max(runs, 0)
+        figure.axes[0].fill_between(metrics.CURVE_PX224, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+    return figure
+
+
+def bars(values: Mapping[str, Sequence[float]], label: str) -> Figure:
+    """Each name's mean as a bar, its standard deviation as a whisker, and every run as a dot."""
+    figure = Figure(figsize=(9, 1.2 + 0.5 * len(values)), layout='constrained')
+    axes = figure.subplots()
+    for row, runs in enumerate(values.values()):
+        spread = np.std(runs, ddof=1) if len(runs) > 1 else None
+        axes.barh(row, np.mean(runs), xerr=spread, color=f'C{row}', alpha=0.6, capsize=4)
+        axes.plot(runs, [row] * len(runs), 'o', color='black', markersize=3)
+    axes.set(yticks=range(len(values)), yticklabels=values, xlabel=label)
+    axes.invert_yaxis()
+    axes.grid(axis='x', alpha=0.3)
+    return figure

@@ -41,6 +41,24 @@ def test_pictures_of_every_kind_are_written_whole(tmp_path):
     assert len(list(tmp_path.iterdir())) == len(figures)
 
 
+def test_compared_runs_share_a_colour_by_name_and_show_their_spread():
+    histories = {'iou': [{'loss': [3.0, 2.0]}, {'loss': [4.0, None]}], 'mse': [{'loss': [5.0]}]}
+    runs = {name: [{k: one['loss'] for k in 'abc'} for one in many] for name, many in histories.items()}
+    lines = visualize.compared_histories(runs).axes[0].lines
+    assert [line.get_color() for line in lines] == ['C0', 'C0', 'C1']
+    assert np.isnan(lines[1].get_ydata()[1]) and lines[0].get_ydata().tolist() == [3, 2]
+
+    low, high = ([value] * len(metrics.CURVE_PX224) for value in (10.0, 30.0))
+    axes = visualize.compared_pck({'iou': [low, high]}).axes[0]
+    assert set(axes.lines[0].get_ydata()) == {20}
+    assert axes.collections[0].get_datalim(axes.transData).intervaly.tolist() == [10, 30]
+
+    axes = visualize.bars({'iou': [4.0, 8.0], 'mse': [5.0]}, 'error').axes[0]
+    assert [patch.get_width() for patch in axes.patches] == [6, 5]
+    whisker = axes.collections[0].get_segments()[0][:, 0]
+    np.testing.assert_allclose(whisker, [6 - 8**0.5, 6 + 8**0.5])
+
+
 def test_a_predicted_skeletons_title_tells_its_error():
     keypoints = np.full((1, 21, 2), 0.5)
     image = np.zeros((1, 32, 32, 3), np.uint8)
