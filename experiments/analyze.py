@@ -103,13 +103,20 @@ def analyse(run: evaluate.Run, split: str = '') -> tuple[dict, dict[str, list[tu
     return result, gallery(run, photos, numbers['photos'], own)
 
 
+def ranking(numbers: list[dict]) -> tuple[list[int], list[int]]:
+    """Which photos to show, from the worst on and from the best on; one without keypoints in the frame is neither.
+
+    Where all photos are among the worst, the best one is shown again.
+    """
+    order = sorted((i for i, n in enumerate(numbers) if n['in_frame']), key=lambda i: -numbers[i]['error_pct'])
+    return order[:WORST], order[WORST:][::-1][:BEST] or order[-1:]
+
+
 def gallery(
     run: evaluate.Run, photos: prepared.Split, numbers: list[dict], predicted: np.ndarray
 ) -> dict[str, list[tuple[dict, Figure]]]:
-    """Pictures of the worst and the best photos; a photo without keypoints in the frame is neither."""
-    order = sorted((i for i, n in enumerate(numbers) if n['in_frame']), key=lambda i: -numbers[i]['error_pct'])
-    worst, rest = order[:WORST], order[WORST:] or order
-    best = rest[::-1][: BEST if order[WORST:] else 1]
+    """Pictures of the worst and the best photos, with the photo's numbers, by title."""
+    worst, best = ranking(numbers)
     pictures = _pictures(run, photos, numbers, predicted, np.array(worst + best, int))
     return {
         f'worst {len(worst)} photos': pictures[: len(worst)],

@@ -203,7 +203,7 @@ def conditions(results: Results) -> str:
     if flat:
         text += f'<p class="warning">{escape(flat)}: these labels have no depth, so occlusion cannot be told.</p>'
     if told:
-        text += plots((visualize.bars(errors(told, lambda r: r['occlusion']), LABEL, 2), 'Error against occlusion'))
+        text += plots((visualize.bars(errors(told, lambda r: r['occlusion']), LABEL, 2.0), 'Error against occlusion'))
         text += grouped('keypoints', told, lambda r: r['occlusion'])
     text += (
         '<h3>Visibility</h3><p>A keypoint is visible if it lies in the frame; others are masked in training and count '

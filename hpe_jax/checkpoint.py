@@ -7,7 +7,6 @@ files alone would not show a flipped bit.
 
 import contextlib
 import hashlib
-import io
 import json
 import sys
 import textwrap
@@ -182,15 +181,18 @@ def _loss(metrics: dict) -> float:
 def _one_error() -> Iterator[None]:
     """Where the block fails, its exception is all that is said.
 
-    When one array cannot be read, TensorStore's threads print a traceback for each of the others, some of them late.
+    When one array cannot be read, TensorStore's threads find the event loop closed and print a traceback for each of
+    the other arrays, some of them late.
     """
-    with contextlib.redirect_stderr(io.StringIO()) as said:
-        try:
-            yield
-        except Exception:
-            time.sleep(0.5)
-            raise
-    sys.stderr.write(said.getvalue())
+    usual = sys.unraisablehook
+    sys.unraisablehook = lambda raised: None if isinstance(raised.exc_value, RuntimeError) else usual(raised)
+    try:
+        yield
+    except Exception:
+        time.sleep(0.5)
+        raise
+    finally:
+        sys.unraisablehook = usual
 
 
 def _sentence(checkpoint: Path, error: BaseException, whole: int | None) -> str:
