@@ -26,7 +26,11 @@ from hpe_jax.errors import UserError
 
 def leaves(module: nnx.Module | nnx.Optimizer) -> dict[str, jax.Array]:
     """All variables of a module by name: 'down.0.conv1.kernel' -> array."""
-    return {'.'.join(map(str, path)): variable[...] for path, variable in nnx.to_flat_state(nnx.state(module))}
+    return {name: variable[...] for name, variable in _by_name(nnx.state(module)).items()}
+
+
+def _by_name(state: nnx.State) -> dict[str, nnx.Variable]:
+    return {'.'.join(map(str, path)): variable for path, variable in nnx.to_flat_state(state)}
 
 
 def digest(arrays: dict[str, np.ndarray | jax.Array]) -> str:
@@ -88,7 +92,7 @@ class Checkpoints:
         )
 
     def restore(self, epoch: int, model: nnx.Module, optimizer: nnx.Optimizer | None = None) -> dict:
-        """Fills the modules in place and returns the meta data.
+        """Fills the modules in place and returns the meta data; they may be abstract (nnx.eval_shape).
 
         Raises:
           UserError: the checkpoint is of another model, or corrupt; then the message names the last one that is not.
@@ -98,13 +102,14 @@ class Checkpoints:
             meta, arrays = self._read(epoch, *modules)
         except Exception as e:  # orbax and TensorStore raise anything from AttributeError to a bare Exception here
             raise UserError(self._corrupt(epoch, e, tuple(modules))) from e
+        states = {name: nnx.state(module) for name, module in modules.items()}
+        variables = {name: _by_name(state) for name, state in states.items()}
+        for name, wanted in variables.items():
+            self._check_fit(epoch, name, arrays[name], wanted)
         for name, module in modules.items():
-            self._check_fit(epoch, name, arrays[name], leaves(module))
-        for name, module in modules.items():
-            state = nnx.state(module)
-            for path, variable in nnx.to_flat_state(state):
-                variable[...] = jnp.asarray(arrays[name]['.'.join(map(str, path))])
-            nnx.update(module, state)
+            for leaf, variable in variables[name].items():
+                variable.set_value(jnp.asarray(arrays[name][leaf]))
+            nnx.update(module, states[name])
         return meta
 
     def meta(self, epoch: int) -> dict:
@@ -158,7 +163,7 @@ class Checkpoints:
             whole = max(epochs.keys() - errors.keys(), default=None)
             raise UserError(_sentence(self.folder / str(epoch), error, whole))
 
-    def _check_fit(self, epoch: int, item: str, held: dict[str, np.ndarray], wanted: dict[str, jax.Array]) -> None:
+    def _check_fit(self, epoch: int, item: str, held: dict[str, np.ndarray], wanted: dict[str, nnx.Variable]) -> None:
         held = {name: leaf.shape for name, leaf in held.items()}
         wanted = {name: leaf.shape for name, leaf in wanted.items()}
         differing = sorted(name for name in held.keys() | wanted.keys() if held.get(name) != wanted.get(name))

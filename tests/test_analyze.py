@@ -149,6 +149,7 @@ def report(tiny_run, tmp_path_factory):
     (other / 'checkpoints').symlink_to(tiny_run / 'checkpoints')
     config = json.loads((tiny_run / 'config.json').read_text())
     config['data']['test_split'] = 'train[:2]'
+    config['eval']['decoders'] = {'window': {'radius': 4.5}, 'mean': {}}
     (other / 'config.json').write_text(json.dumps(config))
     command = [sys.executable, '-c', WITHOUT_TENSORFLOW, str(tiny_run), str(other), f'--output={folder / "out"}']
     environment = os.environ | {'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT)}
