@@ -16,6 +16,8 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
+    # A run directory to fine-tune: a fresh run takes its best model, and its channel statistics if data.mean is ().
+    config.init_from = ''
 
     config.data = data = ConfigDict()
     data.source = (

@@ -258,7 +258,7 @@ def draw(arms: Mapping[str, dict], decoder: str, output: Path) -> None:
     errors = {name: [r['decoders'][decoder]['error_pct'] for r in results] for name, results in done.items()}
     visualize.save(visualize.compared_histories(histories), output / 'loss.png')
     visualize.save(visualize.compared_pck(curves), output / 'pck.png')
-    visualize.save(visualize.bars(errors, f'error_pct, decoder {decoder}'), output / 'error_pct.png')
+    visualize.save(visualize.compared_bars(errors, f'error_pct, decoder {decoder}'), output / 'error_pct.png')
 
 
 def compare(

@@ -20,6 +20,14 @@ CHANGEABLE = (
     'train.images_every',
     'train.checkpoint_every',
 )
+# Fields that older runs do not know, with the value that keeps what those did; a new field of the configs comes here.
+DEFAULTS = {
+    'init_from': '',
+    'data.source': 'tfdata',
+    'data.live_preset': 'full',
+    'data.live_batch': 1,
+    'augment.quarter_turns': False,
+}
 
 
 def check(config: ConfigDict) -> None:
@@ -68,23 +76,71 @@ def save(config: ConfigDict, workdir: str | Path) -> None:
 
 
 def saved(workdir: str | Path) -> dict | None:
-    """The config that a run directory was made with, as nested dicts; None if it holds none."""
+    """The config that a run directory was made with, as nested dicts; None if it holds none.
+
+    Raises:
+      UserError: the file is no JSON object.
+    """
     path = Path(workdir) / FILE
-    return json.loads(path.read_text()) if path.exists() else None
+    try:
+        nested = json.loads(path.read_text()) if path.exists() else None
+    except (ValueError, OSError) as e:
+        raise UserError(f'{path} cannot be read: {e}') from e
+    if not isinstance(nested, dict | None):
+        raise UserError(f'{path} is no config: it holds {type(nested).__name__}, not fields')
+    return nested
 
 
-def check_same(config: ConfigDict, workdir: str | Path, section: str = '') -> None:
-    """Raises UserError if the run directory was made with another config (or another section of it)."""
+def load(workdir: str | Path, overrides: Mapping | None = None) -> ConfigDict:
+    """The config of a run directory, of this commit or an older one, with some fields replaced.
+
+    Args:
+      overrides: fields by their dotted names, such as {'data.manual_dir': 'FOLDER'}.
+
+    Raises:
+      UserError: the directory is none of a run, or a field or its value cannot work.
+    """
+    nested = saved(workdir)
+    if nested is None:
+        raise UserError(f'{workdir} is no run directory: it holds no {FILE}')
+    for field, value in DEFAULTS.items():
+        *sections, name = field.split('.')
+        place = nested
+        for section in sections:
+            place = place.setdefault(section, {})
+        place.setdefault(name, value)
+    config = ConfigDict(nested)
+    for field, value in (overrides or {}).items():
+        if field not in fields(config):
+            raise UserError(f'no field config.{field}; the nearest is config.{nearest_field(config, field)}')
+        try:
+            config.update_from_flattened_dict({field: value})
+        except TypeError as e:
+            raise UserError(f'config.{field}={value!r}: {e}') from e
+    try:
+        check(config)
+    except (KeyError, AttributeError) as e:
+        raise UserError(f'{Path(workdir) / FILE} is no whole config: {e}') from e
+    return config
+
+
+def check_same(config: ConfigDict, workdir: str | Path) -> None:
+    """Raises UserError if the run directory was made with another config.
+
+    A field that the saved config does not know came later than the run: there it has its DEFAULTS, if any.
+    """
     before = saved(workdir)
     if before is None:
         if (Path(workdir) / 'checkpoints').exists():
             raise UserError(f'{workdir} holds checkpoints but no {FILE} to say of what; use another --workdir')
         return
-    before, now = fields(before), fields(json.loads(json.dumps(config.to_dict())))
+    before, now = DEFAULTS | fields(before), fields(json.loads(json.dumps(config.to_dict())))
+    # What is in `options` is no field of ours: an option that was not given then is another config.
+    known = before.keys() | {field for field in now if '.options.' in field}
     changed = [
         f'{field} was {before.get(field)!r} and is now {now.get(field)!r}'
-        for field in sorted(before.keys() | now.keys())
-        if before.get(field) != now.get(field) and field.startswith(section) and field not in CHANGEABLE
+        for field in sorted(known)
+        if before.get(field) != now.get(field) and field not in CHANGEABLE
     ]
     if changed:
         raise UserError(

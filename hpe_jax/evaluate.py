@@ -1,14 +1,18 @@
-"""A whole split, exactly once, through the network and every decoder, to metrics."""
+"""A run directory as a model that predicts; a whole split, exactly once, through it and every decoder, to metrics."""
 
+import dataclasses
 import re
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from flax import nnx
+from jaxtyping import Float
 from ml_collections import ConfigDict
+from PIL import Image
 
 from hpe_jax import checkpoint, configuration, files, heatmap, losses, metrics, models, preprocess
 from hpe_jax.data import prepared
@@ -29,10 +33,14 @@ def make_predict(model: nnx.Module, mean: np.ndarray, std: np.ndarray) -> Callab
     return predict
 
 
-def decode(config: ConfigDict, heatmaps: jax.Array, decoder: str) -> jax.Array:
-    """(B, H, W, 21) heatmaps to (B, 21, 2) keypoints, by a decoder of config.eval.decoders with its options."""
+def decode(config: ConfigDict, heatmaps: jax.Array, decoder: str, codec: str = '') -> jax.Array:
+    """(B, H, W, 21) heatmaps to (B, 21, 2) keypoints, by a decoder of config.eval.decoders with its options.
+
+    `codec`: one of heatmap.CODECS; '' is the config's.
+    """
     options = config.eval.decoders[decoder]
-    return jax.vmap(partial(heatmap.decode, decoder=decoder, codec=config.heatmap.codec, **options))(heatmaps)
+    codec = codec or config.heatmap.codec
+    return jax.vmap(partial(heatmap.decode, decoder=decoder, codec=codec, **options))(heatmaps)
 
 
 def make_eval_step(
@@ -75,29 +83,126 @@ def evaluate(eval_step: Callable, state: nnx.State, batches: Iterable[preprocess
     }
 
 
-def evaluate_run(config: ConfigDict, workdir: str | Path, split: str) -> dict:
-    """Scores the best checkpoint of a run directory by all decoders, and writes `evaluate_<split>.json` into it.
+class Prediction(NamedTuple):
+    """What a network says of B photos."""
+
+    keypoints: Float[np.ndarray, 'b 21 2']  # (x, y), normalised: times (width, height) they are pixels of the photo
+    heatmaps: Float[np.ndarray, 'b h w 21']
+    peaks: Float[np.ndarray, 'b 21']  # highest value of each heatmap, in [0, 1]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """The best checkpoint of a run directory, ready to predict; `load_run` makes it.
+
+    model: in the state of that epoch. mean, std: (3,) channel statistics it was trained with.
+    meta: what the checkpoint says of itself, its `history` among it.
+    """
+
+    workdir: Path
+    config: ConfigDict
+    epoch: int
+    model: nnx.Module
+    mean: np.ndarray
+    std: np.ndarray
+    meta: dict
+    _decoders: dict = dataclasses.field(default_factory=dict, repr=False)
+
+    @cached_property
+    def _network(self) -> Callable:
+        return jax.jit(make_predict(self.model, self.mean, self.std))
+
+    def predict(self, images: Sequence[np.ndarray] | np.ndarray, decoder: str = '') -> Prediction:
+        """Predicts the hands in photos.
+
+        Args:
+          images: (B, H, W, 3) uint8 RGB, or a list of (H, W, 3) of several sizes: crops of one hand each, about square,
+            which are resized to config.data.image_size squared.
+          decoder: one of config.eval.decoders; '' is config.eval.decoder.
+
+        Raises:
+          UserError: the images are none, or the decoder is unknown.
+        """
+        known, decoder = self.config.eval.decoders, decoder or self.config.eval.decoder
+        if decoder not in known:
+            raise UserError(f'decoder {decoder!r}: unknown to this run; choose from {", ".join(known)}')
+        size, step = self.config.data.image_size, self.config.eval.batch_size
+        photos = np.array([resize(image, size) for image in images], np.uint8).reshape(-1, size, size, 3)
+        state = nnx.state(self.model)
+        parts = [np.zeros((0, size, size, 21), np.float32)]
+        for start in range(0, len(photos), step):
+            parts.append(np.asarray(self._network(state, {'image': photos[start : start + step]})))
+        heatmaps = np.concatenate(parts)
+        return Prediction(self.decode(heatmaps, decoder), heatmaps, heatmaps.max((1, 2)))
+
+    def decode(self, heatmaps: np.ndarray, decoder: str, codec: str = '') -> Float[np.ndarray, 'b 21 2']:
+        """`decode` above, compiled once a decoder and codec."""
+        key = (decoder, codec or self.config.heatmap.codec)
+        if key not in self._decoders:
+            self._decoders[key] = jax.jit(lambda heatmaps: decode(self.config, heatmaps, *key))
+        return np.asarray(self._decoders[key](heatmaps))
+
+
+def resize(image: np.ndarray, size: int) -> np.ndarray:
+    """One (H, W, 3) uint8 photo to (size, size, 3), by antialiased bilinear interpolation."""
+    if not (isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[-1] == 3):
+        what = f'{image.dtype} {image.shape}' if hasattr(image, 'dtype') else type(image).__name__
+        raise UserError(f'a photo must be a uint8 array (height, width, 3), not {what}')
+    if image.shape[:2] == (size, size):
+        return image
+    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
+
+
+def restore_best(workdir: str | Path, model: nnx.Module) -> tuple[int, dict]:
+    """Fills the model in place from the best checkpoint of a run directory; returns its epoch and meta data.
 
     Raises:
-      UserError: the directory holds no checkpoint, or one of another model; the split holds no photos.
+      UserError: the directory holds no checkpoint, a corrupt one, or one of another model.
     """
-    from hpe_jax.data import pipeline  # TensorFlow takes seconds to import: bad input is answered first
-
-    configuration.check(config)
-    configuration.check_same(config, workdir, section='model')
     checkpoints = checkpoint.Checkpoints(workdir, read_only=True)
     epoch = checkpoints.best()
     if epoch is None:
-        raise UserError(f'{workdir} holds no checkpoint to evaluate; train one with --mode=train')
-    model = models.make(config.model, config.seed)
-    meta = checkpoints.restore(epoch, model)
-    mean, std = np.float32(meta['mean']), np.float32(meta['std'])
+        raise UserError(f'{workdir} holds no checkpoint; train one with --mode=train')
+    return epoch, checkpoints.restore(epoch, model)
+
+
+def load_run(workdir: str | Path, overrides: Mapping | None = None) -> Run:
+    """The best checkpoint of a run directory, by the config that lies in it.
+
+    Args:
+      workdir: wherever it lies now, made by this commit or an older one.
+      overrides: fields of that config to replace, such as {'data.manual_dir': 'FOLDER'}.
+
+    Raises:
+      UserError: it is no run directory, a field cannot work, or the checkpoint is corrupt or of another model.
+    """
+    config = configuration.load(workdir, overrides)
+    model = nnx.eval_shape(lambda: models.make(config.model, config.seed))  # the initial values are not needed
+    epoch, meta = restore_best(workdir, model)
+    return Run(Path(workdir), config, epoch, model, np.float32(meta['mean']), np.float32(meta['std']), meta)
+
+
+def evaluate_run(workdir: str | Path, split: str = '', overrides: Mapping | None = None) -> dict:
+    """Scores the best checkpoint of a run directory by all decoders, and writes `evaluate_<split>.json` into it.
+
+    Args:
+      workdir, overrides: as load_run has them.
+      split: a TFDS split; '' is config.data.test_split.
+
+    Raises:
+      UserError: as load_run, or the split holds no photos.
+    """
+    run = load_run(workdir, overrides)
+    config, split = run.config, split or run.config.data.test_split
     photos = prepared.load(prepared.open_dataset(config.data), split)
     if not len(photos):
         raise UserError(f'split {split!r} of {config.data.dataset} holds no photos')
-    batches = pipeline.Pipeline(photos, config.data, config.heatmap, mean, std).once(config.eval.batch_size)
-    eval_step = make_eval_step(config, model, mean, std, config.eval.decoders)
-    result = {'split': split, 'epoch': epoch, **evaluate(eval_step, nnx.state(model), batches)}
+    from hpe_jax.data import pipeline  # TensorFlow takes seconds to import: bad input is answered first
+
+    batches = pipeline.Pipeline(photos, config.data, config.heatmap, run.mean, run.std).once(config.eval.batch_size)
+    eval_step = make_eval_step(config, run.model, run.mean, run.std, config.eval.decoders)
+    result = {'split': split, 'epoch': run.epoch, **evaluate(eval_step, nnx.state(run.model), batches)}
+    result |= {'decoder': config.eval.decoder, 'dataset': config.data.dataset}
     files.write_json(Path(workdir) / f'evaluate_{re.sub("[^a-z0-9]+", "_", split.lower()).strip("_")}.json', result)
     return result
 

@@ -1,7 +1,7 @@
 """Flags only.
 
 python -m hpe_jax.main --config=configs/unet.py --workdir=runs/unet [--config.FIELD=VALUE ...]
-python -m hpe_jax.main --mode=evaluate --config=configs/unet.py --workdir=runs/unet [--split=test]
+python -m hpe_jax.main --mode=evaluate --workdir=runs/unet [--split=test] [--config=FILE --config.FIELD=VALUE ...]
 """
 
 import runpy
@@ -16,9 +16,15 @@ from hpe_jax.errors import UserError
 
 CONFIG = config_flags.DEFINE_config_file('config', None, 'The config file, such as configs/unet.py.')
 WORKDIR = flags.DEFINE_string('workdir', None, 'The run directory: checkpoints, logs, report, pictures.')
-MODE = flags.DEFINE_enum('mode', 'train', ['train', 'evaluate'], 'Train and evaluate, or score the best checkpoint.')
+MODE = flags.DEFINE_enum(
+    'mode',
+    'train',
+    ['train', 'evaluate'],
+    'Train and evaluate; or score the best checkpoint by the config in its workdir, where --config only lends its name '
+    'to the fields that --config.FIELD=VALUE replaces.',
+)
 SPLIT = flags.DEFINE_string('split', None, 'With --mode=evaluate: a TFDS split; default config.data.test_split.')
-flags.mark_flags_as_required(['config', 'workdir'])
+flags.mark_flag_as_required('workdir')
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -40,16 +46,20 @@ def parse(argv: list[str]) -> list[str]:
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise UserError(f'unexpected argument: {argv[1]}')
-    config = CONFIG.value
     if MODE.value == 'train':
-        result = train.train_and_evaluate(config, WORKDIR.value)
+        if CONFIG.value is None:
+            raise UserError('--config=FILE is needed to train, such as configs/unet.py')
+        result = train.train_and_evaluate(CONFIG.value, WORKDIR.value)
+        decoder = CONFIG.value.eval.decoder
     else:
-        result = evaluate.evaluate_run(config, WORKDIR.value, SPLIT.value or config.data.test_split)
-    print(f'\nBest checkpoint on {result["split"]}: {evaluate.table(result, config.eval.decoder)}')
+        overrides = flags.FLAGS['config'].override_values if CONFIG.value else None
+        result = evaluate.evaluate_run(WORKDIR.value, SPLIT.value or '', overrides)
+        decoder = result['decoder']
+    print(f'\nBest checkpoint on {result["split"]}: {evaluate.table(result, decoder)}')
 
 
 if __name__ == '__main__':
-    logging.set_verbosity(logging.ERROR)
+    logging.set_verbosity(logging.FATAL)  # orbax logs the tracebacks of what is said in one sentence below
     try:
         app.run(main, flags_parser=parse)
     except UserError as e:

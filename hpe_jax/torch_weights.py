@@ -1,14 +1,24 @@
-"""The weights published with the PyTorch reference (MIT), as parameters of our UNet. Strict: all or nothing.
+"""The weights published with the PyTorch reference (MIT), as a run directory of ours. Strict: all or nothing.
+
+    python -m hpe_jax.torch_weights published.pth WORKDIR [--config=configs/published.py]
 
 PyTorch is needed only to read the file, and only here.
 """
 
+import hashlib
+import sys
 from pathlib import Path
 
 import numpy as np
+from absl import app, logging
 from flax import nnx
+from ml_collections import ConfigDict, config_flags
 
+from hpe_jax import checkpoint, configuration, files, logbook, train
 from hpe_jax.errors import UserError
+
+CONFIG = Path(__file__).parents[1] / 'configs/published.py'
+PUBLISHED_LOSS = 0.476  # on the validation split; training on in the same directory must beat it to be called best
 
 # Leaf of ours -> (leaf of PyTorch's, how to turn PyTorch's array into ours).
 LEAVES = {
@@ -81,3 +91,49 @@ def load_into(model: nnx.Module, weights: dict[str, np.ndarray]) -> None:
 
 def _convert(leaf: str, array: np.ndarray) -> np.ndarray:
     return LEAVES[leaf][1](array) if array.ndim == 4 or leaf != 'kernel' else array
+
+
+def convert(path: str | Path, workdir: str | Path, config: ConfigDict) -> None:
+    """Makes a run directory whose only checkpoint, epoch 0, holds the weights in a .pth file.
+
+    Args:
+      config: what the run directory will be used with; its `data.mean` and `data.std` are the weights' own.
+
+    Raises:
+      UserError: the file or its weights do not fit (see `read` and `load_into`), or the directory holds a run.
+    """
+    configuration.check(config)
+    if not config.data.mean:
+        raise UserError('config.data.mean and config.data.std: weights need the channel statistics they were made with')
+    state = train.TrainState(config)
+    load_into(state.model, read(path))
+    files.check_writable(workdir)
+    configuration.check_same(config, workdir)
+    checkpoints = checkpoint.Checkpoints(workdir)
+    if checkpoints.latest() is not None:
+        raise UserError(f'{workdir} holds a run already; choose another directory')
+    configuration.save(config, workdir)
+    meta = {
+        'history': [],
+        'mean': list(config.data.mean),
+        'std': list(config.data.std),
+        'source': {'file': str(path), 'sha256': hashlib.sha256(Path(path).read_bytes()).hexdigest()},
+        **logbook.surroundings(),
+    }
+    checkpoints.save(0, state.model, state.optimizer, meta, PUBLISHED_LOSS)
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) != 3:
+        raise UserError(f'give a .pth file and a run directory to make, not {len(argv) - 1} arguments')
+    convert(*argv[1:], app.flags.FLAGS.config)
+    print(f'{argv[2]} holds the weights of {argv[1]}, to be evaluated, analysed and fine-tuned like any run.')
+
+
+if __name__ == '__main__':
+    logging.set_verbosity(logging.FATAL)
+    config_flags.DEFINE_config_file('config', str(CONFIG), 'What to use the weights with.')
+    try:
+        app.run(main)
+    except UserError as e:
+        sys.exit(f'error: {e}')

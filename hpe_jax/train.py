@@ -66,15 +66,29 @@ class Trainer:
         files.check_writable(workdir)
         configuration.check_same(config, workdir)
         self.config, self.workdir = config, Path(workdir)
-        self._load_data()
-        configuration.save(config, workdir)
         self.train_state = TrainState(config)
+        self._load_data(self._initialise())
+        configuration.save(config, workdir)
         self.checkpoints = checkpoint.Checkpoints(workdir)
         self.history = self._restore(self.checkpoints.latest())
         decoder = config.eval.decoder
         self.eval_step = evaluate.make_eval_step(config, self.train_state.model, self.mean, self.std, [decoder])
 
-    def _load_data(self) -> None:
+    def _initialise(self) -> dict | None:
+        """Fills the model of a fresh run from config.init_from; returns what the channel statistics come from, if any.
+
+        Weights and BatchNorm statistics fit photos that are normalised as theirs were: the statistics come with them.
+        """
+        if not self.config.init_from:
+            return None
+        own = checkpoint.Checkpoints(self.workdir, read_only=True)
+        if own.latest() is not None:
+            return own.meta(own.latest())
+        epoch, meta = evaluate.restore_best(self.config.init_from, self.train_state.model)
+        print(f'Starting from epoch {epoch} of {self.config.init_from} and its channel statistics.', flush=True)
+        return meta
+
+    def _load_data(self, initial: dict | None) -> None:
         from hpe_jax.data import live, pipeline  # TensorFlow takes seconds to import: bad input is answered first
 
         config, data = self.config, self.config.data
@@ -88,6 +102,8 @@ class Trainer:
             print('No photos to validate on: no early stopping, and the best checkpoint is that of the training loss.')
         if data.mean:
             self.mean, self.std = np.float32(data.mean), np.float32(data.std)
+        elif initial:
+            self.mean, self.std = np.float32(initial['mean']), np.float32(initial['std'])
         else:
             self.mean, self.std = prepared.channel_statistics(
                 builder, data.train_split, splits['train'].photos.tolist()

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from hpe_jax import files, hand, metrics
@@ -135,7 +136,7 @@ def compared_pck(curves: Mapping[str, Sequence[Sequence[float]]]) -> Figure:
     return figure
 
 
-def bars(values: Mapping[str, Sequence[float]], label: str) -> Figure:
+def compared_bars(values: Mapping[str, Sequence[float]], label: str) -> Figure:
     """Each name's mean as a bar, its standard deviation as a whisker, and every run as a dot."""
     figure = Figure(figsize=(9, 1.2 + 0.5 * len(values)), layout='constrained')
     axes = figure.subplots()
@@ -146,4 +147,82 @@ def bars(values: Mapping[str, Sequence[float]], label: str) -> Figure:
     axes.set(yticks=range(len(values)), yticklabels=values, xlabel=label)
     axes.invert_yaxis()
     axes.grid(axis='x', alpha=0.3)
+
+
+def lines(
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]], xlabel: str, ylabel: str, diagonal: bool = False
+) -> Figure:
+    """Points joined by lines, one line a name: name -> (x, y); with the diagonal of [0, 1] if it means something."""
+    figure = Figure(figsize=(4.8, 3.5), layout='constrained')
+    axes = figure.subplots()
+    if diagonal:
+        axes.plot([0, 1], [0, 1], color='0.6', linestyle='--', linewidth=1)
+    for name, (x, y) in series.items():
+        axes.plot(x, y, label=name, marker='o', markersize=3)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def bars(series: Mapping[str, Mapping[str, float]], label: str, height: float = 3.5) -> Figure:
+    """Horizontal bars, those of one row side by side: name -> row -> value; the first row is on top."""
+    figure = Figure(figsize=(4.8, height), layout='constrained')
+    axes = figure.subplots()
+    rows = list(dict.fromkeys(row for values in series.values() for row in values))
+    thickness = 0.8 / max(1, len(series))
+    for i, (name, values) in enumerate(series.items()):
+        places = [rows.index(row) + (i + 0.5) * thickness - 0.4 for row in values]
+        axes.barh(places, list(values.values()), thickness, label=name)
+    axes.set(xlabel=label, yticks=range(len(rows)), yticklabels=rows, ylim=(len(rows) - 0.4, -0.6))
+    axes.grid(alpha=0.3, axis='x')
+    if len(series) > 1:
+        axes.legend()
+    return figure
+
+
+def steps(series: Mapping[str, Sequence[float]], edges: Sequence[float], xlabel: str, ylabel: str) -> Figure:
+    """Histograms as outlines: name -> one value a bin between two of the edges."""
+    figure = Figure(figsize=(4.8, 3.5), layout='constrained')
+    axes = figure.subplots()
+    for name, values in series.items():
+        axes.stairs(values, edges, label=name, linewidth=1.5)
+    axes.set(xlabel=xlabel, ylabel=ylabel, xlim=(edges[0], edges[-1]))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def in_colours(image: UInt8[np.ndarray, 'h w 3'], maps: Float[np.ndarray, 'h w 21']) -> UInt8[np.ndarray, 'h w 3']:
+    """All heatmaps of one hand in their finger's colour, the wrist's in white, over the photo in dark grey."""
+    picture = np.repeat(0.35 * image.mean(-1, keepdims=True), 3, -1)
+    colours = {(0,): '#ffffff'} | {joints: hand.COLOURS[finger] for finger, joints in hand.FINGERS.items()}
+    for joints, colour in colours.items():
+        height = np.clip(maps[..., joints].max(-1, keepdims=True), 0, 1)
+        picture = (1 - height) * picture + height * 255 * np.array(to_rgb(colour))
+    return np.uint8(picture)
+
+
+def compared(
+    image: UInt8[np.ndarray, 'h w 3'],
+    true: Float[np.ndarray, '21 2'],
+    predicted: Float[np.ndarray, '21 2'],
+    visible: Bool[np.ndarray, '21'],
+    true_maps: Float[np.ndarray, 'h w 21'],
+    predicted_maps: Float[np.ndarray, 'h w 21'],
+) -> Figure:
+    """One photo four times: true and predicted skeleton above, true and predicted heatmaps below; normalised."""
+    size = np.array(image.shape[1::-1])
+    figure = Figure(figsize=(4.4, 4.4))
+    grid = figure.subplots(
+        2, 2, gridspec_kw={'left': 0, 'right': 1, 'bottom': 0, 'top': 1, 'wspace': 0.02, 'hspace': 0.02}
+    )
+    for axes, keypoints in zip(grid[0], (true, predicted), strict=True):
+        show(axes, image)
+        draw_hand(axes, keypoints * size, visible, linewidth=1.8)
+    for axes, maps in zip(grid[1], (true_maps, predicted_maps), strict=True):
+        show(axes, in_colours(image, maps))
+    for axes in grid.flat:
+        axes.axis('off')
     return figure

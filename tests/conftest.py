@@ -33,3 +33,19 @@ def freihand_like(tmp_path_factory) -> Path:
     from tests import drawn_hands
 
     return drawn_hands.write(tmp_path_factory.mktemp('freihand_like'), 13, versions=4)
+
+
+@pytest.fixture(scope='session')
+def tiny_run(freihand_like, tmp_path_factory) -> Path:
+    """A run directory with one checkpoint, epoch 3, of a tiny network that has learnt nothing. Not to be changed."""
+    from configs import tiny
+    from hpe_jax import checkpoint, configuration, train
+
+    workdir = tmp_path_factory.mktemp('tiny_run')
+    config = tiny.get_config()
+    config.data.update(manual_dir=str(freihand_like), data_dir=str(tmp_path_factory.mktemp('tiny_data')))
+    state = train.TrainState(config)
+    configuration.save(config, workdir)
+    meta = {'history': [], 'mean': [0.4, 0.5, 0.3], 'std': [0.2, 0.1, 0.25]}
+    checkpoint.Checkpoints(workdir).save(3, state.model, state.optimizer, meta, 0.5)
+    return workdir

@@ -1,3 +1,5 @@
+import shutil
+
 import jax
 import numpy as np
 import pytest
@@ -56,3 +58,65 @@ def test_a_checkpoint_of_another_model_names_the_leaf(tmp_path, model):
     with pytest.raises(UserError, match=r'is of another model: \d+ leaves differ, the first is model bottleneck'):
         checkpoint.Checkpoints(tmp_path).restore(1, before.model)
     assert all(np.array_equal(untouched[name], leaf) for name, leaf in checkpoint.leaves(before.model).items())
+
+
+@pytest.fixture(scope='module')
+def two_epochs(tmp_path_factory):
+    """Epoch 1 is the best one, epoch 2 the latest."""
+    folder, some = tmp_path_factory.mktemp('two_epochs'), state()
+    kept = checkpoint.Checkpoints(folder)
+    kept.save(1, some.model, some.optimizer, {'mean': [0.1]}, 0.3)
+    kept.save(2, some.model, some.optimizer, {'mean': [0.1]}, 0.5)
+    return folder, some
+
+
+def spoil(folder, change):
+    """Changes every file of some kind; returns how many there were."""
+    paths = [path for path in folder.rglob('*') if path.is_file() and path.name != 'commit_success.txt']
+    for path in paths:
+        path.write_bytes(change(path.read_bytes()))
+    return len(paths)
+
+
+@pytest.mark.parametrize('part', ['model', 'optimizer', 'meta', 'model/_METADATA', 'model/ocdbt.process_0/d', '.'])
+def test_a_corrupt_checkpoint_names_the_last_good_one(two_epochs, tmp_path, capfd, part):
+    source, some = two_epochs
+    folder = shutil.copytree(source, tmp_path / 'run')
+    place = folder / 'checkpoints/2' / part
+    if place.is_file():
+        place.unlink()
+    else:
+        assert spoil(place, lambda data: data[: len(data) // 2])
+    with pytest.raises(UserError, match=r'checkpoints/2 is corrupt \(.*\); the last good one is epoch 1: delete') as e:
+        checkpoint.Checkpoints(folder, read_only=True).restore(2, some.model, some.optimizer)
+    assert len(str(e.value).splitlines()) == 1 and 'Traceback' not in capfd.readouterr().err
+    shutil.rmtree(folder / 'checkpoints/2')
+    kept = checkpoint.Checkpoints(folder, read_only=True)
+    assert kept.latest() == 1 and kept.restore(1, some.model, some.optimizer) == {'mean': [0.1]}
+
+
+def test_a_flipped_bit_in_the_weights_is_found(two_epochs, tmp_path):
+    source, some = two_epochs
+    folder = shutil.copytree(source, tmp_path / 'run')
+    weights = max((folder / 'checkpoints/2/model').rglob('d/*'), key=lambda path: path.stat().st_size)
+    data = bytearray(weights.read_bytes())
+    data[len(data) // 2] ^= 0x40
+    weights.write_bytes(data)
+    with pytest.raises(UserError, match='checkpoints/2 is corrupt .* the last good one is epoch 1'):
+        checkpoint.Checkpoints(folder, read_only=True).restore(2, some.model)
+
+
+def test_no_good_checkpoint_is_left(two_epochs, tmp_path):
+    source, some = two_epochs
+    folder = shutil.copytree(source, tmp_path / 'run')
+    spoil(folder / 'checkpoints/1/model', lambda _: b'')
+    spoil(folder / 'checkpoints/2/model', lambda _: b'')
+    with pytest.raises(UserError, match='checkpoints/1 is corrupt .*; there is no other good one'):
+        checkpoint.Checkpoints(folder, read_only=True).restore(1, some.model)
+
+
+def test_checkpoints_of_older_commits_have_no_digest(two_epochs, tmp_path):
+    source, some = two_epochs
+    folder = shutil.copytree(source, tmp_path / 'run')
+    (folder / 'checkpoints/1/meta/metadata').write_text('{"mean": [0.1]}')
+    assert checkpoint.Checkpoints(folder, read_only=True).restore(1, some.model) == {'mean': [0.1]}

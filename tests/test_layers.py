@@ -14,10 +14,10 @@ LAYERS = [
     {'heatmap', 'losses', 'metrics', 'models.unet', 'optim', 'data.freihand'},
     {'data.synthetic_hands'},
     {'models', 'preprocess', 'visualize', 'data.prepared', 'logbook'},
-    {'configuration', 'checkpoint', 'torch_weights', 'data.pipeline', 'data.live'},
+    {'configuration', 'checkpoint', 'data.pipeline', 'data.live'},
     {'evaluate'},
     {'train'},
-    {'main'},
+    {'main', 'torch_weights'},
 ]
 OWNERS = {
     'tensorflow': {'data.pipeline'},

@@ -7,7 +7,10 @@ import optax
 import pytest
 from flax import nnx
 
-from hpe_jax import heatmap, losses, models, preprocess, torch_weights
+from configs import published as published_config
+from configs import tiny, unet
+from experiments import analyze
+from hpe_jax import checkpoint, evaluate, heatmap, losses, models, preprocess, torch_weights, train
 from hpe_jax.errors import UserError
 
 MEAN, STD = np.float32([0.3950, 0.4323, 0.2954]), np.float32([0.1966, 0.1734, 0.1836])
@@ -183,3 +186,61 @@ def test_files_that_hold_no_weights(tmp_path):
     (tmp_path / 'text.pth').write_text('no weights')
     with pytest.raises(UserError, match='not a PyTorch state dict'):
         torch_weights.read(tmp_path / 'text.pth')
+
+
+V = ('gs', 'hom', 'sample', 'auto')  # parity.npz has the photos in the order of FreiHAND's files
+
+
+@pytest.fixture(scope='module')
+def published_run(shared, tmp_path_factory):
+    """The published weights as a run directory, to be used on the 8 photos."""
+    pytest.importorskip('torch', reason='reading PyTorch weights needs PyTorch, which is optional')
+    workdir = tmp_path_factory.mktemp('published')
+    torch_weights.convert(shared / 'reference/model_final.pth', workdir, published_config.get_config())
+    data = {'dataset': 'freihand/full', 'manual_dir': str(shared / 'freihand_mini')}
+    data['data_dir'] = str(tmp_path_factory.mktemp('data'))
+    return workdir, evaluate.load_run(workdir, {f'data.{name}': value for name, value in data.items()})
+
+
+def test_the_published_run_says_where_it_is_from(published_run):
+    workdir, run = published_run
+    assert (run.epoch, run.config.heatmap.codec, run.config.eval.decoder) == (0, 'reference', 'mean')
+    np.testing.assert_array_equal([run.mean, run.std], [MEAN, STD])
+    assert run.meta['source']['file'].endswith('model_final.pth') and len(run.meta['source']['sha256']) == 64
+    with pytest.raises(UserError, match='holds a run already'):
+        torch_weights.convert(run.meta['source']['file'], workdir, published_config.get_config())
+
+
+def test_the_published_run_analysed_has_the_references_errors(published_run, parity):
+    result, pictures = analyze.analyse(published_run[1], 'all')
+    errors = {photo['name']: photo['error_pct'] / 100 for photo in result['photos']}
+    np.testing.assert_allclose([errors[f'{i % 2} {V[i // 2]}'] for i in range(8)], parity['mean_error'], atol=1e-6)
+    own = result['decoders']['mean']['error_pct']
+    assert own == pytest.approx(100 * parity['mean_error'].mean(), abs=1e-4)
+    assert result['codecs']['subpixel']['window']['error_pct'] < result['codecs']['subpixel']['mean']['error_pct'] < own
+    assert result['occlusion'] is None  # these labels are flat
+    assert len(pictures['worst 8 photos']) == 8
+
+
+def test_an_own_run_starts_from_the_published_one(published_run, tmp_path):
+    workdir, run = published_run
+    config = unet.get_config()
+    config.init_from, config.data = str(workdir), run.config.data
+    config.data.mean, config.data.std = (), ()
+    config.data.update(train_split='all', validation_split='train[:0]', cache=False)
+    trainer = train.Trainer(config, tmp_path)
+    np.testing.assert_array_equal([trainer.mean, trainer.std], [MEAN, STD])
+    ours, theirs = checkpoint.leaves(trainer.train_state.model), checkpoint.leaves(run.model)
+    assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_weights_that_do_not_fit_make_no_run_directory(tmp_path):
+    torch = pytest.importorskip('torch', reason='reading PyTorch weights needs PyTorch, which is optional')
+    torch.save({'conv_out.0.weight': torch.zeros(3)}, tmp_path / 'other.pth')
+    config = tiny.get_config()
+    with pytest.raises(UserError, match='weights need the channel statistics'):
+        torch_weights.convert(tmp_path / 'other.pth', tmp_path / 'run', config)
+    config.data.mean = config.data.std = (0.5, 0.5, 0.5)
+    with pytest.raises(UserError, match='missing conv_bottleneck.* has shape'):
+        torch_weights.convert(tmp_path / 'other.pth', tmp_path / 'run', config)
+    assert not (tmp_path / 'run').exists()

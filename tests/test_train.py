@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
 from configs import tiny
-from hpe_jax import checkpoint, evaluate, main, train
+from hpe_jax import checkpoint, configuration, evaluate, main, train
 from hpe_jax.errors import UserError
 
 REPOSITORY = Path(main.__file__).parents[1]
@@ -140,12 +141,12 @@ def test_killed_in_the_middle_and_started_again_equals_undisturbed(config, tmp_p
 
 def test_evaluate_mode_scores_the_best_checkpoint_of_any_split(finished, config):
     workdir, report = finished
-    result = evaluate.evaluate_run(config, workdir, 'test')
+    result = evaluate.evaluate_run(workdir)
     assert result['epoch'] == report['best_epoch']
     for name in evaluate.SCORES:
         expected = report['decoders']['window'][name]
         assert result['decoders']['window'][name] == pytest.approx(expected, rel=1e-6)
-    both = evaluate.evaluate_run(config, workdir, 'train[:3]+test')
+    both = evaluate.evaluate_run(workdir, 'train[:3]+test')
     assert both['num_images'] == 4
     assert json.loads((workdir / 'evaluate_train_3_test.json').read_text())['num_images'] == 4
 
@@ -188,16 +189,44 @@ def test_checkpoints_without_their_config(config, tmp_path):
         train.train_and_evaluate(config, tmp_path)
 
 
-def test_another_model_cannot_be_evaluated(finished, config):
-    other = config.copy_and_resolve_references()
-    other.model.widths = (4, 12)
-    with pytest.raises(UserError, match='model.widths'):
-        evaluate.evaluate_run(other, finished[0], 'test')
+def test_another_model_cannot_be_evaluated(finished):
+    with pytest.raises(UserError, match='of another model'):
+        evaluate.evaluate_run(finished[0], overrides={'model.widths': (4, 12)})
 
 
 def test_nothing_to_evaluate(config, tmp_path):
+    with pytest.raises(UserError, match='no run directory'):
+        evaluate.evaluate_run(tmp_path / 'empty')
+    configuration.save(config, tmp_path)
     with pytest.raises(UserError, match='holds no checkpoint'):
-        evaluate.evaluate_run(config, tmp_path / 'empty', 'test')
+        evaluate.evaluate_run(tmp_path)
+
+
+def test_a_run_starts_from_another_ones_model_and_channel_statistics(finished, config, tmp_path):
+    """And once it has a checkpoint of its own, it needs the other run no more."""
+    source = shutil.copytree(finished[0], tmp_path / 'source')
+    tuned = config.copy_and_resolve_references()
+    tuned.init_from, tuned.data.train_split, tuned.train.epochs = str(source), 'train[:4]', 1
+    trainer = train.Trainer(tuned, tmp_path / 'tuned')
+    run = evaluate.load_run(source)
+    ours, theirs = checkpoint.leaves(trainer.train_state.model), checkpoint.leaves(run.model)
+    assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
+    np.testing.assert_array_equal([trainer.mean, trainer.std], [run.mean, run.std])
+    trainer.run()
+    shutil.rmtree(source)
+    again = train.Trainer(tuned, tmp_path / 'tuned')
+    assert len(again.history) == 1
+    np.testing.assert_array_equal([again.mean, again.std], [run.mean, run.std])
+
+
+def test_a_run_that_cannot_start_from_another(finished, config, tmp_path):
+    other = config.copy_and_resolve_references()
+    other.init_from = str(tmp_path / 'absent')
+    with pytest.raises(UserError, match='absent holds no checkpoint'):
+        train.Trainer(other, tmp_path / 'run')
+    other.init_from, other.model.widths = str(finished[0]), (4, 12)
+    with pytest.raises(UserError, match='of another model'):
+        train.Trainer(other, tmp_path / 'run')
 
 
 def test_a_nan_loss_names_the_step_and_keeps_the_last_good_checkpoint(config, tmp_path, monkeypatch):

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
@@ -33,6 +34,9 @@ def test_pictures_of_every_kind_are_written_whole(tmp_path):
         'heatmaps': visualize.heatmaps(images[0], rng.random((32, 32, 21))),
         'curves': visualize.curves([RECORD | {'epoch': epoch} for epoch in (1, 2, 3)]),
         'unvalidated': visualize.curves([RECORD | {'epoch': 1, 'validation_loss': None, 'validation_error_pct': None}]),
+        'lines': visualize.lines({'a': ([0.0, 1.0], [0.2, 0.9])}, 'x', 'y', diagonal=True),
+        'bars': visualize.bars({'a': {'wrist': 1.0, 'tip': 2.0}, 'b': {'tip': 3.0}}, 'error'),
+        'steps': visualize.steps({'a': [1.0, 3.0, 2.0]}, [0.0, 1.0, 2.0, 3.0], 'error', 'count'),
         'pck': visualize.pck({'window': np.linspace(0, 100, len(metrics.CURVE_PX224)).tolist()}),
     }
     for name, figure in figures.items():
@@ -53,7 +57,7 @@ def test_compared_runs_share_a_colour_by_name_and_show_their_spread():
     assert set(axes.lines[0].get_ydata()) == {20}
     assert axes.collections[0].get_datalim(axes.transData).intervaly.tolist() == [10, 30]
 
-    axes = visualize.bars({'iou': [4.0, 8.0], 'mse': [5.0]}, 'error').axes[0]
+    axes = visualize.compared_bars({'iou': [4.0, 8.0], 'mse': [5.0]}, 'error').axes[0]
     assert [patch.get_width() for patch in axes.patches] == [6, 5]
     whisker = axes.collections[0].get_segments()[0][:, 0]
     np.testing.assert_allclose(whisker, [6 - 8**0.5, 6 + 8**0.5])
@@ -64,3 +68,31 @@ def test_a_predicted_skeletons_title_tells_its_error():
     image = np.zeros((1, 32, 32, 3), np.uint8)
     figure = visualize.skeletons(image, keypoints, keypoints + [0.03, 0.04], np.ones((1, 21), bool))
     assert [axes.get_title() for axes in figure.axes[:2]] == ['true', 'predicted, 5.0 %']
+
+
+def test_bars_of_one_row_lie_together_and_the_first_row_is_on_top():
+    axes = visualize.bars({'a': {'wrist': 1.0, 'tip': 2.0}, 'b': {'tip': 3.0}}, 'error').axes[0]
+    a, b = axes.containers
+    assert [bar.get_width() for bar in (*a, *b)] == [1, 2, 3]
+    assert a[1].get_y() + a[1].get_height() == pytest.approx(b[0].get_y())
+    assert [label.get_text() for label in axes.get_yticklabels()] == ['wrist', 'tip']
+    assert axes.yaxis_inverted()
+
+
+def test_heatmaps_in_finger_colours_over_the_dark_photo():
+    image, maps = np.full((4, 4, 3), 100, np.uint8), np.zeros((4, 4, 21), np.float32)
+    maps[1, 2, 6], maps[3, 0, 0] = 1, 0.5
+    drawn = visualize.in_colours(image, maps)
+    np.testing.assert_allclose(drawn[1, 2] / 255, to_rgb(hand.COLOURS['index']), atol=0.01)
+    assert (drawn[3, 0] == 145).all() and (drawn[0, 0] == 35).all()
+
+
+def test_a_photo_compared_shows_four_pictures():
+    image, keypoints = np.full((16, 16, 3), 200, np.uint8), np.full((21, 2), 0.5)
+    maps = np.zeros((16, 16, 21), np.float32)
+    figure = visualize.compared(image, keypoints, keypoints, np.ones(21, bool), maps, maps + 1)
+    drawn = visualize.as_image(figure)
+    height, width = drawn.shape[:2]
+    assert len(figure.axes) == 4
+    assert (drawn[height // 8, width // 8] == 200).all() and (drawn[height // 8, -width // 8] == 200).all()
+    assert drawn[-height // 8, width // 8].max() == 70 and drawn[-height // 8, -width // 8].max() > 200

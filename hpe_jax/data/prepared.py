@@ -72,11 +72,15 @@ class Split:
 
     photos: (n,) JPEG bytes, or (n, S, S, 3) uint8 once they are decoded.
     keypoints: (n, 21, 2) float32, normalised; visible: (n, 21) bool, inside the frame.
+    xyz: (n, 21, 3) float32, metres, camera frame.
+    names: (n,) str, unique in the dataset: sample_id and version, such as '12 hom'.
     """
 
     photos: np.ndarray
     keypoints: Float[np.ndarray, 'n 21 2']
     visible: Bool[np.ndarray, 'n 21']
+    xyz: Float[np.ndarray, 'n 21 3']
+    names: np.ndarray
 
     def __len__(self) -> int:
         return len(self.photos)
@@ -91,7 +95,10 @@ def load(builder: tfds.core.DatasetBuilder, expression: str) -> Split:
     height, width, _ = builder.info.features['image'].shape
     uv = np.array([example['uv'] for example in examples], np.float32).reshape(-1, 21, 2)
     keypoints = uv / np.float32([width, height])
-    return Split(photos, keypoints, geometry.inside_frame(keypoints))
+    xyz = np.array([example['xyz'] for example in examples], np.float32).reshape(-1, 21, 3)
+    version = builder.info.features['version'].int2str
+    names = np.array([f'{example["sample_id"]} {version(int(example["version"]))}' for example in examples], str)
+    return Split(photos, keypoints, geometry.inside_frame(keypoints), xyz, names)
 
 
 def resolve_split(builder: tfds.core.DatasetBuilder, expression: str) -> str:

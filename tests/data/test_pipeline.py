@@ -1,3 +1,4 @@
+import dataclasses
 import io
 from itertools import islice
 
@@ -115,7 +116,7 @@ def test_epochs_follow_the_order_of_seed_and_epoch_and_can_start_anywhere(split)
 def test_a_keypoint_outside_the_frame_is_masked_and_not_an_empty_target(split):
     keypoints = split.keypoints.copy()
     keypoints[0, 5] = [1.2, 0.5]
-    outside = prepared.Split(split.photos, keypoints, geometry.inside_frame(keypoints))
+    outside = dataclasses.replace(split, keypoints=keypoints, visible=geometry.inside_frame(keypoints))
     batch = next(make(outside).once(2))
     assert not batch['visible'][0, 5] and batch['visible'].sum() == 41
     assert not batch['heatmaps'][0, ..., 5].any()

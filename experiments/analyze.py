@@ -1,0 +1,200 @@
+"""Where runs err: one HTML page to look at, and the numbers of each run as JSON.
+
+    python -m experiments.analyze RUN [RUN ...] [--split=test] [--output=runs/analysis]
+    python -m experiments.analyze runs/published --dataset=freihand/full --manual_dir=FOLDER --split=all
+
+RUN is a run directory. Each is analysed by the config that lies in it and on the data that this config names, unless
+--dataset, --manual_dir or --data_dir name other data for all. Writes OUTPUT/report.html and OUTPUT/RUN.json, whose
+top level has the fields of a run's own report.json. Needs no TensorFlow. Photos are resized as Run.predict does it;
+tf.data, which `--mode=evaluate` reads with, rounds a grey level differently here and there.
+"""
+
+import hashlib
+import io
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from absl import app, flags, logging
+from matplotlib.figure import Figure
+from PIL import Image
+from tqdm import tqdm
+
+from experiments import analyze_numbers, analyze_page
+from hpe_jax import evaluate, files, heatmap, logbook, visualize
+from hpe_jax.data import prepared
+from hpe_jax.errors import UserError
+
+WORST, BEST = 24, 8  # photos shown
+
+
+def read_photo(jpeg: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(jpeg)).convert('RGB'))
+
+
+def batches(number: int, size: int) -> Iterator[np.ndarray]:
+    """Indices in batches of one size, so that everything compiles once; the last one repeats the last index."""
+    for start in range(0, number, size):
+        yield np.minimum(np.arange(start, start + size), number - 1)
+
+
+def predict(run: evaluate.Run, split: prepared.Split) -> tuple[dict[str, dict[str, np.ndarray]], np.ndarray]:
+    """Codec -> decoder -> keypoints (n, 21, 2), and peaks (n, 21); heatmaps are dropped batch by batch."""
+    number, decoders = len(split), run.config.eval.decoders
+    parts = {codec: {decoder: [] for decoder in decoders} for codec in heatmap.CODECS}
+    peaks = []
+    turns = list(batches(number, min(number, run.config.eval.batch_size)))
+    for which in tqdm(turns, 'Predicting', disable=None):
+        prediction = run.predict([read_photo(jpeg) for jpeg in split.photos[which]])
+        peaks.append(prediction.peaks)
+        for codec, found in parts.items():
+            for decoder in decoders:
+                found[decoder].append(run.decode(prediction.heatmaps, decoder, codec))
+    keypoints = {c: {d: np.concatenate(found)[:number] for d, found in ways.items()} for c, ways in parts.items()}
+    return keypoints, np.concatenate(peaks)[:number]
+
+
+def analyse(run: evaluate.Run, split: str = '') -> tuple[dict, dict[str, list[tuple[dict, Figure]]]]:
+    """One run on one split of the data that its config names.
+
+    Args:
+      split: a TFDS split; '' is config.data.test_split.
+
+    Returns:
+      the content of its JSON file, and the pictures of its worst and best photos for analyze_page.photos.
+
+    Raises:
+      UserError: the data cannot be read, or the split holds no photos.
+    """
+    data, codec, decoder = run.config.data, run.config.heatmap.codec, run.config.eval.decoder
+    split = split or data.test_split
+    photos = prepared.load(prepared.open_dataset(data), split)
+    if not len(photos):
+        raise UserError(f'split {split!r} of {data.dataset} holds no photos')
+    keypoints, peaks = predict(run, photos)
+    scores = {
+        c: {d: analyze_numbers.scores(photos.keypoints, k, photos.visible) for d, k in ways.items()}
+        for c, ways in keypoints.items()
+    }
+    own = keypoints[codec][decoder]
+    numbers = analyze_numbers.breakdown(photos.keypoints, own, photos.visible, peaks, photos.xyz, photos.names)
+    content = hashlib.sha256(photos.keypoints.tobytes() + b''.join(photos.photos)).hexdigest()
+    result = {
+        'workdir': str(run.workdir),
+        'epoch': run.epoch,
+        'split': split,
+        'num_images': len(photos),
+        'data': {
+            **{name: data[name] for name in ('dataset', 'manual_dir', 'data_dir')},
+            'num_keypoints': int(photos.visible.sum()),
+            'sha256': content,
+        },
+        'decoder': decoder,
+        'codec': codec,
+        'decoders': scores[codec],
+        'codecs': {c: {d: {k: s[k] for k in evaluate.SCORES} for d, s in ways.items()} for c, ways in scores.items()},
+        **numbers,
+        'channel_statistics': {'mean': run.mean.tolist(), 'std': run.std.tolist()},
+        'source': run.meta.get('source'),
+        **logbook.surroundings(),
+        'config': run.config.to_dict(),
+    }
+    return result, gallery(run, photos, numbers['photos'], own)
+
+
+def ranking(numbers: list[dict]) -> tuple[list[int], list[int]]:
+    """Which photos to show, from the worst on and from the best on; one without keypoints in the frame is neither.
+
+    Where all photos are among the worst, the best one is shown again.
+    """
+    order = sorted((i for i, n in enumerate(numbers) if n['in_frame']), key=lambda i: -numbers[i]['error_pct'])
+    return order[:WORST], order[WORST:][::-1][:BEST] or order[-1:]
+
+
+def gallery(
+    run: evaluate.Run, photos: prepared.Split, numbers: list[dict], predicted: np.ndarray
+) -> dict[str, list[tuple[dict, Figure]]]:
+    """Pictures of the worst and the best photos, with the photo's numbers, by title."""
+    worst, best = ranking(numbers)
+    pictures = _pictures(run, photos, numbers, predicted, np.array(worst + best, int))
+    return {
+        f'worst {len(worst)} photos': pictures[: len(worst)],
+        f'best {len(best)} photos': pictures[len(worst) :],
+    }
+
+
+def _pictures(run, photos, numbers, predicted, which) -> list[tuple[dict, Figure]]:
+    size, options = run.config.data.image_size, run.config.heatmap
+    images = [evaluate.resize(read_photo(jpeg), size) for jpeg in photos.photos[which]]
+    turns = batches(len(which), min(len(photos), run.config.eval.batch_size))
+    found = (maps for turn in turns for maps in run.predict([images[i] for i in turn]).heatmaps)
+    true, visible = photos.keypoints[which], photos.visible[which]
+    drawn = heatmap.encode(true, visible, (size, size), options.sigma, options.codec, xp=np)
+    return [
+        (numbers[i], visualize.compared(image, t, predicted[i], v, np.float32(t_maps), p_maps))
+        for i, image, t, v, t_maps, p_maps in zip(which, images, true, visible, drawn, found, strict=False)
+    ]
+
+
+def write_report(runs: dict[str, evaluate.Run], output: str | Path, split: str = '') -> dict[str, dict]:
+    """Analyses the runs, by name, writes OUTPUT/report.html and OUTPUT/NAME.json, and returns the latter's contents.
+
+    Raises:
+      UserError: as `analyse`, or the folder cannot be written.
+    """
+    files.check_writable(output)
+    analysed = {name: analyse(run, split) for name, run in runs.items()}
+    results = {name: result for name, (result, _) in analysed.items()}
+    for name, result in results.items():
+        files.write_json(Path(output) / f'{name}.json', result)
+    page = analyze_page.page(results, {name: pictures for name, (_, pictures) in analysed.items()})
+    files.write_text(Path(output) / 'report.html', page)
+    return results
+
+
+def names_of(workdirs: list[str]) -> dict[str, str]:
+    """Short names of run directories: the folder's, and its parent's where two are alike."""
+    paths = [Path(workdir).resolve() for workdir in workdirs]
+    short = [path.name for path in paths]
+    names = [p.name if short.count(p.name) == 1 else f'{p.parent.name}-{p.name}' for p in paths]
+    if len(set(names)) < len(names):
+        raise UserError(f'run directories with the same name: {", ".join(workdirs)}')
+    return dict(zip(names, workdirs, strict=True))
+
+
+def main(argv: list[str]) -> None:
+    values = flags.FLAGS
+    if len(argv) < 2:
+        raise UserError('name one run directory or several')
+    given = {
+        f'data.{name}': values[name].value for name in ('dataset', 'manual_dir', 'data_dir') if values[name].present
+    }
+    runs = {name: evaluate.load_run(workdir, given) for name, workdir in names_of(argv[1:]).items()}
+    results = write_report(runs, values.output, values.split)
+    print('| run | data | photos | decoder | error_pct | PCK@0.05 | AUC 0-30 px |')
+    print('| --- | --- | ---: | --- | ---: | ---: | ---: |')
+    for name, r in results.items():
+        s = analyze_page.own_scores(r)
+        numbers = f'{s["error_pct"]:.3f} | {s["pck@0.05_image"]:.1f} | {s["auc_0_30px224"]:.3f}'
+        print(f'| {name} | {r["data"]["dataset"]} {r["split"]} | {r["num_images"]} | {r["decoder"]} | {numbers} |')
+    if not analyze_page.same_photos(results):
+        print('\nThese runs were scored on different photos: their numbers do not compare.')
+    print(f'\nThe whole report: {Path(values.output) / "report.html"}')
+
+
+def define_flags() -> None:
+    flags.DEFINE_string('split', '', 'A TFDS split; default: config.data.test_split of each run.')
+    flags.DEFINE_string('dataset', '', 'As config.data.dataset, for all runs; default: that of each run.')
+    flags.DEFINE_string('manual_dir', '', 'As config.data.manual_dir, for all runs.')
+    flags.DEFINE_string('data_dir', '', 'As config.data.data_dir, for all runs.')
+    flags.DEFINE_string('output', 'runs/analysis', 'Folder to write into.')
+
+
+if __name__ == '__main__':
+    logging.set_verbosity(logging.FATAL)  # orbax logs the tracebacks of what is said in one sentence below
+    define_flags()
+    try:
+        app.run(main)
+    except UserError as e:
+        sys.exit(f'error: {e}')

@@ -1,0 +1,102 @@
+import json
+
+import pytest
+
+from configs import tiny, unet
+from hpe_jax import configuration
+from hpe_jax.errors import UserError
+
+
+def save_as_before(config, workdir, *absent: str) -> None:
+    """As a commit that did not know some sections or fields saved it."""
+    nested = config.to_dict()
+    for name in absent:
+        *sections, field = name.split('.')
+        place = nested
+        for section in sections:
+            place = place[section]
+        del place[field]
+    (workdir / 'config.json').write_text(json.dumps(nested))
+
+
+LATER = ('init_from', 'augment', 'data.source', 'data.live_preset', 'data.live_batch')
+
+
+def test_a_saved_config_is_loaded_as_it_was(tmp_path):
+    config = unet.get_config()
+    configuration.save(config, tmp_path)
+    assert json.loads(configuration.load(tmp_path).to_json()) == json.loads(config.to_json())
+
+
+def test_a_field_that_an_older_run_does_not_know_keeps_what_was(tmp_path):
+    config = tiny.get_config()
+    save_as_before(config, tmp_path, *LATER)
+    assert configuration.fields(configuration.load(tmp_path).to_dict()).keys() == configuration.fields(config).keys()
+    assert json.loads(configuration.load(tmp_path).to_json()) == json.loads(config.to_json())
+
+
+def test_every_field_with_a_default_has_that_value_in_the_reference_recipe():
+    fields = configuration.fields(unet.get_config())
+    assert {name: fields[name] for name in configuration.DEFAULTS} == configuration.DEFAULTS
+
+
+def test_an_older_run_goes_on_unless_a_later_field_changes_it(tmp_path):
+    config = tiny.get_config()
+    save_as_before(config, tmp_path, *LATER)
+    configuration.check_same(config, tmp_path)
+    config.data.source = 'live'
+    with pytest.raises(UserError, match="data.source was 'tfdata' and is now 'live'"):
+        configuration.check_same(config, tmp_path)
+
+
+def test_a_field_without_a_default_that_the_saved_config_lacks_is_not_refused(tmp_path):
+    config = tiny.get_config()
+    save_as_before(config, tmp_path, 'train.images_every', 'model.dtype')
+    configuration.check_same(config, tmp_path)
+
+
+def test_an_option_that_was_not_given_is_another_config(tmp_path):
+    config = tiny.get_config()
+    config.optimizer.options = {'momentum': 0.9}
+    configuration.save(config, tmp_path)
+    config.optimizer.options = {'momentum': 0.9, 'nesterov': True}
+    with pytest.raises(UserError, match='optimizer.options.nesterov was None and is now True'):
+        configuration.check_same(config, tmp_path)
+
+
+def test_fields_are_replaced_by_name(tmp_path):
+    configuration.save(tiny.get_config(), tmp_path)
+    loaded = configuration.load(
+        tmp_path, {'data.manual_dir': 'FOLDER', 'eval.decoders.window.radius': 3, 'data.mean': ()}
+    )
+    assert loaded.data.manual_dir == 'FOLDER' and loaded.eval.decoders.window.radius == 3.0
+
+
+@pytest.mark.parametrize(
+    ('overrides', 'message'),
+    [
+        ({'data.manualdir': 'x'}, 'no field config.data.manualdir; the nearest is config.data.manual_dir'),
+        ({'data.image_size': 'large'}, "config.data.image_size='large'"),
+        ({'eval.decoder': 'best'}, 'choose from argmax, mean, softargmax, window'),
+    ],
+)
+def test_wrong_fields_are_told(tmp_path, overrides, message):
+    configuration.save(tiny.get_config(), tmp_path)
+    with pytest.raises(UserError, match=message):
+        configuration.load(tmp_path, overrides)
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        (None, 'is no run directory: it holds no config.json'),
+        ('{"model":', 'config.json cannot be read'),
+        ('[1, 2]', 'it holds list, not fields'),
+        ('{"seed": 0}', 'is no whole config'),
+    ],
+)
+def test_a_directory_without_a_whole_config(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / 'config.json').write_text(content)
+    with pytest.raises(UserError, match=message):
+        configuration.load(tmp_path)
