@@ -107,7 +107,7 @@ def pck(curves: Mapping[str, Sequence[float]]) -> Figure:
     return figure
 
 
-def compared_histories(histories: Mapping[str, Sequence[Mapping[str, Sequence[float]]]]) -> Figure:
+def compared_histories(histories: Mapping[str, Sequence[Mapping[str, Sequence[float | None]]]]) -> Figure:
     """Training loss, validation loss and validation error of many runs; a name's runs (its seeds) share a colour."""
     figure = Figure(figsize=(9, 10), layout='constrained')
     panels = figure.subplots(3, 1, sharex=True)
