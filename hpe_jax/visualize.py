@@ -147,6 +147,7 @@ def compared_bars(values: Mapping[str, Sequence[float]], label: str) -> Figure:
     axes.set(yticks=range(len(values)), yticklabels=values, xlabel=label)
     axes.invert_yaxis()
     axes.grid(axis='x', alpha=0.3)
+    return figure
 
 
 def lines(

@@ -18,7 +18,7 @@ from hpe_jax import evaluate, hand, heatmap
 from hpe_jax.data import prepared
 from hpe_jax.errors import UserError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 WITHOUT_TENSORFLOW = """
 import runpy
 from importlib.machinery import PathFinder
