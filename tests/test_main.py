@@ -1,19 +1,38 @@
 """The command line, as a user meets it: wrong input gets one sentence and no traceback."""
 
-import subprocess
+import multiprocessing
+import os
+import runpy
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from hpe_jax import main
+REPOSITORY = Path(__file__).parents[1]
+# Every call is a process of its own, forked from one that has imported what takes seconds.
+SERVER = multiprocessing.get_context('forkserver')
+SERVER.set_forkserver_preload(['flax.nnx', 'optax', 'orbax.checkpoint', 'tensorflow_datasets', 'matplotlib.figure'])
 
-REPOSITORY = Path(main.__file__).parents[1]
+
+def call(arguments: list[str], output: Path) -> None:
+    for stream, name in (1, 'stdout'), (2, 'stderr'):
+        os.dup2(os.open(output / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
+    os.chdir(REPOSITORY)
+    sys.argv = ['main.py', *arguments]
+    runpy.run_module('hpe_jax.main', run_name='__main__')
 
 
-def run(*arguments) -> subprocess.CompletedProcess:
-    command = [sys.executable, '-m', 'hpe_jax.main', *map(str, arguments)]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+@pytest.fixture
+def run(tmp_path):
+    def run(*arguments) -> SimpleNamespace:
+        process = SERVER.Process(target=call, args=([str(a) for a in arguments], tmp_path))
+        process.start()
+        process.join()
+        out, err = ((tmp_path / name).read_text() for name in ('stdout', 'stderr'))
+        return SimpleNamespace(returncode=process.exitcode, stdout=out, stderr=err)
+
+    return run
 
 
 @pytest.mark.parametrize(
@@ -34,7 +53,7 @@ def run(*arguments) -> subprocess.CompletedProcess:
         (['extra'], 'unexpected argument: extra'),
     ],
 )
-def test_wrong_input_is_answered_in_one_sentence(tmp_path, arguments, message):
+def test_wrong_input_is_answered_in_one_sentence(run, tmp_path, arguments, message):
     done = run('--config=configs/tiny.py', f'--workdir={tmp_path / "run"}', *arguments)
     assert done.returncode != 0 and message in done.stderr
     assert 'Traceback' not in done.stderr
@@ -49,7 +68,7 @@ def test_wrong_input_is_answered_in_one_sentence(tmp_path, arguments, message):
         (['--config=configs/absent.py', '--workdir=x'], 'configs/absent.py: no such config file'),
     ],
 )
-def test_missing_flags_and_files(arguments, message):
+def test_missing_flags_and_files(run, arguments, message):
     done = run(*arguments)
     assert done.returncode != 0 and message in done.stderr
     assert 'Traceback' not in done.stderr
