@@ -64,9 +64,9 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def load_into(model: nnx.Module, weights: dict[str, np.ndarray]) -> None:
-    """Replaces every parameter and BatchNorm statistic of `model` (a models.UNet) in place; it may be abstract (nnx.eval_shape).
+    """Replaces every parameter and BatchNorm statistic of `model` (a models.UNet) in place.
 
-    PyTorch's `num_batches_tracked` counters have no counterpart and are the only entries passed over.
+    The model may be abstract (nnx.eval_shape). PyTorch's `num_batches_tracked` counters have no counterpart and are the only entries passed over.
 
     Raises:
       UserError: names every leaf that is missing, extra, or of another shape; the model is then unchanged.
@@ -86,7 +86,7 @@ def load_into(model: nnx.Module, weights: dict[str, np.ndarray]) -> None:
     if problems:
         raise UserError('these weights do not fit the model: ' + '; '.join(problems))
     for name, (_, variable) in ours.items():
-        variable.set_value(jnp.asarray(arrays[name]))
+        variable.set_value(jnp.asarray(arrays[name], variable.dtype))
     nnx.update(model, state)
 
 
