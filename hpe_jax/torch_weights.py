@@ -66,7 +66,8 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
 def load_into(model: nnx.Module, weights: dict[str, np.ndarray]) -> None:
     """Replaces every parameter and BatchNorm statistic of `model` (a models.UNet) in place.
 
-    The model may be abstract (nnx.eval_shape). PyTorch's `num_batches_tracked` counters have no counterpart and are the only entries passed over.
+    The model may be abstract (nnx.eval_shape). PyTorch's `num_batches_tracked` counters have no counterpart and are the
+    only entries passed over.
 
     Raises:
       UserError: names every leaf that is missing, extra, or of another shape; the model is then unchanged.
