@@ -119,8 +119,8 @@ def gallery(
     worst, best = ranking(numbers)
     pictures = _pictures(run, photos, numbers, predicted, np.array(worst + best, int))
     return {
-        f'worst {len(worst)} photos': pictures[: len(worst)],
-        f'best {len(best)} photos': pictures[len(worst) :],
+        f'the worst, {len(worst)} of {len(numbers)} photos': pictures[: len(worst)],
+        f'the best, {len(best)} of {len(numbers)} photos': pictures[len(worst) :],
     }
 
 

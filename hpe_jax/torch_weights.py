@@ -9,12 +9,13 @@ import hashlib
 import sys
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 from absl import app, logging
 from flax import nnx
 from ml_collections import ConfigDict, config_flags
 
-from hpe_jax import checkpoint, configuration, files, logbook, train
+from hpe_jax import checkpoint, configuration, files, logbook, models, optim
 from hpe_jax.errors import UserError
 
 CONFIG = Path(__file__).parents[1] / 'configs/published.py'
@@ -65,7 +66,8 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
 def load_into(model: nnx.Module, weights: dict[str, np.ndarray]) -> None:
     """Replaces every parameter and BatchNorm statistic of `model` (a models.UNet) in place.
 
-    PyTorch's `num_batches_tracked` counters have no counterpart and are the only entries passed over.
+    The model may be abstract (nnx.eval_shape). PyTorch's `num_batches_tracked` counters have no counterpart and are the
+    only entries passed over.
 
     Raises:
       UserError: names every leaf that is missing, extra, or of another shape; the model is then unchanged.
@@ -85,7 +87,7 @@ def load_into(model: nnx.Module, weights: dict[str, np.ndarray]) -> None:
     if problems:
         raise UserError('these weights do not fit the model: ' + '; '.join(problems))
     for name, (_, variable) in ours.items():
-        variable[...] = arrays[name]
+        variable.set_value(jnp.asarray(arrays[name], variable.dtype))
     nnx.update(model, state)
 
 
@@ -105,8 +107,10 @@ def convert(path: str | Path, workdir: str | Path, config: ConfigDict) -> None:
     configuration.check(config)
     if not config.data.mean:
         raise UserError('config.data.mean and config.data.std: weights need the channel statistics they were made with')
-    state = train.TrainState(config)
-    load_into(state.model, read(path))
+    model = nnx.eval_shape(lambda: models.make(config.model, config.seed))  # the initial values are not needed
+    load_into(model, read(path))
+    tx = optim.make(config.optimizer, config.train.steps_per_epoch)
+    optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
     files.check_writable(workdir)
     configuration.check_same(config, workdir)
     checkpoints = checkpoint.Checkpoints(workdir)
@@ -120,7 +124,7 @@ def convert(path: str | Path, workdir: str | Path, config: ConfigDict) -> None:
         'source': {'file': str(path), 'sha256': hashlib.sha256(Path(path).read_bytes()).hexdigest()},
         **logbook.surroundings(),
     }
-    checkpoints.save(0, state.model, state.optimizer, meta, PUBLISHED_LOSS)
+    checkpoints.save(0, model, optimizer, meta, PUBLISHED_LOSS)
 
 
 def main(argv: list[str]) -> None:

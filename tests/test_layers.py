@@ -15,9 +15,9 @@ LAYERS = [
     {'data.synthetic_hands'},
     {'models', 'preprocess', 'visualize', 'data.prepared', 'logbook'},
     {'configuration', 'checkpoint', 'data.pipeline', 'data.live'},
-    {'evaluate'},
+    {'evaluate', 'torch_weights'},
     {'train'},
-    {'main', 'torch_weights'},
+    {'main'},
 ]
 OWNERS = {
     'tensorflow': {'data.pipeline'},

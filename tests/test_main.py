@@ -65,6 +65,7 @@ def test_wrong_input_is_answered_in_one_sentence(run, tmp_path, arguments, messa
     [
         (['--workdir=x'], '--config'),
         (['--config=configs/tiny.py'], '--workdir'),
+        (['--mode=evaluate', '--workdir=absent'], 'error: absent is no run directory: it holds no config.json'),
         (['--config=configs/absent.py', '--workdir=x'], 'configs/absent.py: no such config file'),
     ],
 )

@@ -170,7 +170,8 @@ def test_the_page_stands_alone_and_no_picture_is_broken(report):
         assert np.asarray(decoded).std() > 5 and image['alt']
     for topic in ('Decoders', 'PCK', 'histogram', 'Joints', 'Hand size', 'Occlusion', 'Visibility', 'Calibration'):
         assert any(topic in heading for heading in page.headings), topic
-    assert f'{name}: worst 1 photos' in page.headings and 'other: worst 2 photos' in page.headings
+    assert f'{name}: the worst, 1 of 1 photos' in page.headings
+    assert 'other: the worst, 2 of 2 photos' in page.headings
 
 
 def test_the_page_says_the_numbers_of_the_json_and_which_data_they_are_of(report):
