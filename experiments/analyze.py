@@ -78,7 +78,9 @@ def analyse(run: evaluate.Run, split: str = '') -> tuple[dict, dict[str, list[tu
         for c, ways in keypoints.items()
     }
     own = keypoints[codec][decoder]
-    numbers = analyze_numbers.breakdown(photos.keypoints, own, photos.visible, peaks, photos.xyz, photos.names)
+    numbers = analyze_numbers.breakdown(
+        photos.keypoints, own, photos.visible, peaks, photos.xyz, photos.names, photos.occluded
+    )
     content = hashlib.sha256(photos.keypoints.tobytes() + b''.join(photos.photos)).hexdigest()
     result = {
         'workdir': str(run.workdir),

@@ -114,16 +114,20 @@ def breakdown(
     peaks: Float[np.ndarray, 'n 21'],
     xyz: Float[np.ndarray, 'n 21 3'],
     names: np.ndarray,
+    occluded: Bool[np.ndarray, 'n 21'] | None = None,
 ) -> dict:
-    """Everything that analyze.py reports of one run by its own decoder, ready for JSON."""
+    """Everything that analyze.py reports of one run by its own decoder, ready for JSON.
+
+    Without the dataset's word on what is hidden (`occluded`), `self_occluded` tells what the hand itself hides.
+    """
     error = np.linalg.norm(predicted - true, axis=-1)
     photo_error = photo_errors(error, visible)
     seen = visible.any(1)
     size = np.where(seen, geometry.box_side(true, visible), np.nan)
-    hidden = self_occluded(xyz)
+    hidden, by = (self_occluded(xyz), 'by the hand itself') if occluded is None else (occluded, 'by anything')
     occlusion = None
     if hidden is not None:
-        kinds = {'hidden by the hand itself': hidden & visible, 'not hidden by the hand itself': ~hidden & visible}
+        kinds = {f'hidden {by}': hidden & visible, f'not hidden {by}': ~hidden & visible}
         occlusion = {kind: group(error[which], peaks[which]) for kind, which in kinds.items()}
     in_frame = visible.sum(1)
     photos_by = {

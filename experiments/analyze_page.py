@@ -194,9 +194,9 @@ def conditions(results: Results) -> str:
     text += plots((visualize.bars(errors(results, sizes), LABEL), 'Error of photos against hand size in %'))
     text += grouped('hand size, %', results, sizes)
     text += (
-        '<h3>Occlusion</h3><p>No dataset here says what is hidden. From the labels in 3-D: a keypoint is hidden by the '
-        'hand itself if another bone, with flesh of 10 mm around it, crosses the line of sight to it. What objects '
-        'hide is not known.</p>'
+        '<h3>Occlusion</h3><p>Synthetic hands know what is hidden, by the hand or by a thing. FreiHAND does not say, '
+        'but its labels in 3-D tell what is hidden by the hand itself: another bone, with flesh of 10 mm around it, '
+        'crosses the line of sight to the keypoint.</p>'
     )
     told = {name: r for name, r in results.items() if r['occlusion']}
     flat = ', '.join(results.keys() - told.keys())

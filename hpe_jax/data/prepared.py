@@ -74,6 +74,7 @@ class Split:
     keypoints: (n, 21, 2) float32, normalised; visible: (n, 21) bool, inside the frame.
     xyz: (n, 21, 3) float32, metres, camera frame.
     names: (n,) str, unique in the dataset: sample_id and version, such as '12 hom'.
+    occluded: (n, 21) bool, hidden by the hand itself or by a thing; None where the dataset does not tell.
     """
 
     photos: np.ndarray
@@ -81,6 +82,7 @@ class Split:
     visible: Bool[np.ndarray, 'n 21']
     xyz: Float[np.ndarray, 'n 21 3']
     names: np.ndarray
+    occluded: Bool[np.ndarray, 'n 21'] | None = None
 
     def __len__(self) -> int:
         return len(self.photos)
@@ -98,7 +100,9 @@ def load(builder: tfds.core.DatasetBuilder, expression: str) -> Split:
     xyz = np.array([example['xyz'] for example in examples], np.float32).reshape(-1, 21, 3)
     version = builder.info.features['version'].int2str
     names = np.array([f'{example["sample_id"]} {version(int(example["version"]))}' for example in examples], str)
-    return Split(photos, keypoints, geometry.inside_frame(keypoints), xyz, names)
+    told = 'occluded' in builder.info.features
+    occluded = np.array([example['occluded'] for example in examples], bool).reshape(-1, 21) if told else None
+    return Split(photos, keypoints, geometry.inside_frame(keypoints), xyz, names, occluded)
 
 
 def resolve_split(builder: tfds.core.DatasetBuilder, expression: str) -> str:

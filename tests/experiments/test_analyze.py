@@ -116,6 +116,13 @@ def test_the_breakdown_of_known_errors():
     assert found['visibility']['keypoints']['in the frame']['count'] == 47
     assert sum(found['histogram']['keypoints']) == 47 and found['histogram']['edges_pct'][-1] is None
     assert sum(g['count'] for g in found['occlusion'].values()) == 47
+    occluded = np.arange(84).reshape(4, 21) % 21 < 3
+    told = analyze_numbers.breakdown(true, true + shift, visible, xyz[..., 0], xyz, np.array(list('abcd')), occluded)
+    assert {k: g['count'] for k, g in told['occlusion'].items()} == {
+        'hidden by anything': 9,
+        'not hidden by anything': 38,
+    }
+    assert told['occlusion']['hidden by anything']['error_pct'] == pytest.approx(2, abs=1e-4)
 
 
 class Page(HTMLParser):

@@ -2,8 +2,9 @@
 
     python -m hpe_jax.data.synthetic_hands.generate --folder=FOLDER [--number=2000] [--preset=studio] [--seed=0]
 
-Writes `training/rgb/*.jpg`, `training/mask/*.jpg`, `training_xyz.json` and `training_K.json`. Picture i depends on
-(preset, seed, i) alone, so a killed run goes on where it stopped, and any number of threads gives the same bytes.
+Writes `training/rgb/*.jpg`, `training/mask/*.jpg`, `training_xyz.json` and `training_K.json`; and, which FreiHAND does
+not have, `training_occluded.json`, 21 booleans a picture. Picture i depends on (preset, seed, i) alone, so a killed run
+goes on where it stopped, and any number of threads gives the same bytes.
 """
 
 import dataclasses
@@ -25,6 +26,7 @@ from hpe_jax.data.freihand.folder import PHOTO_SIZE
 from hpe_jax.data.synthetic_hands import render
 from hpe_jax.errors import UserError
 
+LABELS = ('occluded', 'K', 'xyz')  # the last one tells that all are there
 PRESETS = {'studio': render.STUDIO, 'full': render.FULL}
 CHUNK = 16  # pictures that one thread renders in one call
 QUALITY = 92  # of the JPEGs
@@ -54,7 +56,7 @@ def _write_chunk(folder: Path, start: int, number: int, preset: str, seed: int) 
         for kind, picture in (('rgb', image), ('mask', np.uint8(255) * mask)):
             with files.replacing(folder / f'training/{kind}/{i:08d}.jpg') as temporary:
                 Image.fromarray(picture).save(temporary, quality=QUALITY)
-    kept = {'xyz': samples.xyz[: len(numbers)].tolist(), 'K': samples.K[: len(numbers)].tolist()}
+    kept = {name: getattr(samples, name)[: len(numbers)].tolist() for name in LABELS}
     files.write_text(labels, json.dumps(kept))
     return len(numbers)
 
@@ -85,7 +87,7 @@ def write(folder: str | Path, number: int, preset: str = 'studio', seed: int = 0
             for done in pool.map(lambda start: _write_chunk(folder, start, number, preset, seed), starts):
                 bar.update(done)
         parts = [json.loads(part.read_text()) for part in sorted((folder / 'parts').glob('[0-9]*.json'))]
-        for name in ('K', 'xyz'):
+        for name in LABELS:
             files.write_text(folder / f'training_{name}.json', json.dumps([row for p in parts for row in p[name]]))
     return folder
 

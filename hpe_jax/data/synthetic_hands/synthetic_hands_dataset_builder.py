@@ -1,4 +1,4 @@
-"""TFDS builder of the synthetic hands: FreiHAND's features, and the mask.
+"""TFDS builder of the synthetic hands: FreiHAND's features, the mask, and which keypoints are hidden.
 
     tfds build hpe_jax/data/synthetic_hands --config=studio
 
@@ -6,6 +6,7 @@ The pictures are rendered as files first, under the download folder, so that a k
 """
 
 import dataclasses
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,7 +37,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     """Hands that the project renders itself; free of any research licence. Split like FreiHAND."""
 
     VERSION = tfds.core.Version('1.1.0')
-    RELEASE_NOTES = {'1.0.0': 'First version.', '1.1.0': "'studio' has 2,000 hands, not 1,600."}
+    RELEASE_NOTES = {'1.0.0': 'First version.', '1.1.0': "'studio' has 2,000 hands, not 1,600; `occluded`."}
     BUILDER_CONFIGS = [hands_config('studio', 2000, 'studio'), hands_config('full', 32560, 'full')]
 
     @classmethod
@@ -50,9 +51,12 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     def _info(self) -> tfds.core.DatasetInfo:
         size = folder.PHOTO_SIZE
-        mask = {'mask': tfds.features.Image(shape=(size, size, 1), encoding_format='jpeg', doc='255 on hand and arm.')}
+        more = {
+            'mask': tfds.features.Image(shape=(size, size, 1), encoding_format='jpeg', doc='255 on hand and arm.'),
+            'occluded': tfds.features.Tensor(shape=(21,), dtype=np.bool_, doc='Hidden by a thing or by the hand.'),
+        }
         return self.dataset_info_from_configs(
-            features=tfds.features.FeaturesDict(hand_features() | mask), disable_shuffling=True
+            features=tfds.features.FeaturesDict(hand_features() | more), disable_shuffling=True
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager):
@@ -60,9 +64,14 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         pictures = Path(dl_manager.download_dir) / 'synthetic_hands' / f'{config.name}-{self.VERSION}'
         generate.write(pictures, config.number, config.preset)
         part = folder.find(pictures, 'training')
-        return {name: self._generate_examples(part, ids) for name, ids in split_bounds(config.number).items() if ids}
+        occluded = json.loads((pictures / 'training_occluded.json').read_text())
+        return {
+            name: self._generate_examples(part, occluded, ids)
+            for name, ids in split_bounds(config.number).items()
+            if ids
+        }
 
-    def _generate_examples(self, part: folder.Part, ids: range) -> Iterator[tuple]:
+    def _generate_examples(self, part: folder.Part, occluded: list[list[bool]], ids: range) -> Iterator[tuple]:
         uv = geometry.project(part.xyz, part.K)
         for i in ids:
             photo = part.photos[i]
@@ -71,6 +80,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                 {
                     'image': str(photo),
                     'mask': str(photo.parents[1] / 'mask' / photo.name),
+                    'occluded': occluded[i],
                     'xyz': part.xyz[i].astype(np.float32),
                     'K': part.K[i].astype(np.float32),
                     'uv': uv[i].astype(np.float32),

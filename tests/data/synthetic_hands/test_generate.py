@@ -37,6 +37,7 @@ def test_the_folder_is_one_of_freihands_and_its_pictures_are_the_renderers(made)
     assert (mask == np.asarray(sample.mask)).mean() > 0.995
     np.testing.assert_allclose(geometry.project(part.xyz, part.K)[number], sample.uv, atol=1e-2)
     assert len({photo.read_bytes() for photo in part.photos}) == NUMBER
+    assert json.loads((made / 'training_occluded.json').read_text())[number] == np.asarray(sample.occluded).tolist()
 
 
 def test_one_thread_writes_the_same_bytes_as_two(made, tmp_path):
@@ -46,7 +47,7 @@ def test_one_thread_writes_the_same_bytes_as_two(made, tmp_path):
 
 def test_a_killed_run_goes_on_with_what_it_has(made, tmp_path, monkeypatch):
     cut = shutil.copytree(made, tmp_path / 'cut')
-    for name in ('training_xyz.json', 'training_K.json', f'parts/{generate.CHUNK:08d}.json'):
+    for name in ('training_xyz.json', 'training_occluded.json', f'parts/{generate.CHUNK:08d}.json'):
         (cut / name).unlink()
     rendered = []
     renderer = generate.renderer
@@ -66,6 +67,8 @@ def test_the_builder_reads_it_like_freihand_with_the_mask_on_top(made, tmp_path,
     part = folder.find(made, 'training')
     assert source[4]['image'] == part.photos[4].read_bytes()
     assert source[4]['mask'].shape == (224, 224, 1) and source[4]['mask'].mean() > 5
+    hidden = json.loads((made / 'training_occluded.json').read_text())
+    assert source[4]['occluded'].tolist() == hidden[4] and 0 < np.mean(hidden) < 0.7
     np.testing.assert_allclose(source[4]['uv'], geometry.project(part.xyz[4], part.K[4]), rtol=1e-5)
     assert sum(split.num_examples for split in builder.info.splits.values()) == NUMBER
 
