@@ -102,13 +102,18 @@ def plan(config_file: str, arms: Mapping[str, Overrides], seeds: Sequence[int], 
     ]
 
 
+def plain(config: ConfigDict) -> dict:
+    """As it is read back from JSON."""
+    return json.loads(json.dumps(config.to_dict()))
+
+
 def finished(run: Run) -> dict | None:
     """The report of a run that has ended with just this config; None if there is none yet."""
     path = run.workdir / 'report.json'
     if not path.exists():
         return None
     report = json.loads(path.read_text())
-    return report if report['config'] == json.loads(json.dumps(run.config().to_dict())) else None
+    return report if configuration.completed(report['config']) == plain(run.config()) else None
 
 
 def tell(runs: Sequence[Run]) -> None:
@@ -225,6 +230,11 @@ def summarise(runs: Sequence[Run], results: Sequence[dict]) -> dict:
     return arms
 
 
+def wall_time(arms: Mapping[str, dict]) -> float:
+    """Seconds of training and scoring, added up over all runs that ended."""
+    return sum(run.get('wall_time_s', 0) for arm in arms.values() for run in arm['seeds'].values())
+
+
 def table(arms: Mapping[str, dict]) -> str:
     """Markdown: mean ± standard deviation over seeds, one row an arm and decoder; then the runs that failed."""
     rows = [['arm', 'seeds', 'decoder', *SCORES], ['---', '---:', '---'] + ['---:'] * len(SCORES)]
@@ -277,7 +287,9 @@ def compare(
     decoder = [run.config() for run in runs][0].eval.decoder
     files.check_writable(output)
     summary = summarise(runs, train_all(runs, jobs))
-    results = {'config_file': config_file, 'decoder': decoder, **logbook.surroundings(), 'arms': summary}
+    base = Run('', 0, config_file, {}, output).config()
+    about = {'config_file': config_file, 'config': plain(base), 'decoder': decoder, **logbook.surroundings()}
+    results = {**about, 'jobs': jobs, 'wall_time_s': wall_time(summary), 'arms': summary}
     files.write_json(output / 'results.json', results)
     files.write_text(output / 'table.md', table(summary))
     draw(summary, decoder, output)

@@ -17,13 +17,18 @@ import numpy as np
 import optax
 from absl import flags
 from flax import nnx
+from ml_collections import ConfigDict
 
 from experiments import ablation
 from hpe_jax import evaluate, files, losses, models, preprocess
 from hpe_jax.data import pipeline, prepared
 
+Rates = dict[tuple[str, str], tuple[str, ...]]  # (loss, optimiser) -> learning rates
+
 REFERENCE = {'optimizer.name': 'sgd', 'optimizer.learning_rate': '0.1'}
-RATES = {  # each three in a row around the best of a first look
+# Each three in a row around the best of a first look at 32x32 with sigma 1.5. MSE's go with the maps' share of
+# background, N / (2 pi sigma²), by which its gradient is smaller than that of IoU.
+RATES = {
     ('iou', 'sgd'): ('0.3', '1', '3'),
     ('mse', 'sgd'): ('3', '10', '30'),
     ('iou', 'adam'): ('0.001', '0.003', '0.01'),
@@ -33,20 +38,26 @@ RATES = {  # each three in a row around the best of a first look
 TUNING_SEED = 100
 
 
-def tuning_arms() -> dict[str, ablation.Overrides]:
+def rates_for(config: ConfigDict) -> Rates:
+    """RATES, with SGD's for MSE as the size of the config's maps wants them."""
+    scale = (config.data.image_size / 32) ** 2 / (config.heatmap.sigma / 1.5) ** 2
+    return RATES | {('mse', 'sgd'): tuple(f'{float(rate) * scale:g}' for rate in RATES['mse', 'sgd'])}
+
+
+def tuning_arms(rates: Rates) -> dict[str, ablation.Overrides]:
     return {
         f'{loss}, {optimizer} {rate}': _overrides(loss, optimizer, rate)
-        for (loss, optimizer), rates in RATES.items()
-        for rate in rates
+        for (loss, optimizer), choices in rates.items()
+        for rate in choices
     }
 
 
-def arms(tuning: dict) -> dict[str, ablation.Overrides]:
+def arms(rates: Rates, tuning: dict) -> dict[str, ablation.Overrides]:
     """The reference's optimiser, and each loss with the rate that had the lowest validation error in `tuning`."""
     found = {f'{loss}, reference': {'loss.name': loss, **REFERENCE} for loss in ('iou', 'mse')}
-    for (loss, optimizer), rates in RATES.items():
-        errors = [_validation_error(tuning['arms'][f'{loss}, {optimizer} {rate}']) for rate in rates]
-        rate = rates[int(np.argmin(errors))]
+    for (loss, optimizer), choices in rates.items():
+        errors = [_validation_error(tuning['arms'][f'{loss}, {optimizer} {rate}']) for rate in choices]
+        rate = choices[int(np.argmin(errors))]
         found[f'{loss}, {optimizer} tuned ({rate})'] = _overrides(loss, optimizer, rate)
     return found
 
@@ -83,12 +94,14 @@ def gradient_norms(workdir: Path, number: int = 48) -> dict[str, dict[str, float
 
 def main(_) -> None:
     output, seeds = Path(OUTPUT.value), [int(seed) for seed in SEEDS.value]
+    rates = rates_for(ablation.Run('', 0, CONFIG.value, {}, output).config())
+    tuning = tuning_arms(rates)
     if DRY_RUN.value:
-        ablation.tell(ablation.plan(CONFIG.value, tuning_arms(), [TUNING_SEED], output / 'tuning'))
-        print(f'and then {2 + len(RATES)} arms, with the rates so found, by seeds {", ".join(map(str, seeds))}')
+        ablation.tell(ablation.plan(CONFIG.value, tuning, [TUNING_SEED], output / 'tuning'))
+        print(f'and then {2 + len(rates)} arms, with the rates so found, by seeds {", ".join(map(str, seeds))}')
         return
-    tuning = ablation.compare(CONFIG.value, tuning_arms(), [TUNING_SEED], output / 'tuning', JOBS.value)
-    results = ablation.compare(CONFIG.value, arms(tuning), seeds, output, JOBS.value)
+    tuned = ablation.compare(CONFIG.value, tuning, [TUNING_SEED], output / 'tuning', JOBS.value)
+    results = ablation.compare(CONFIG.value, arms(rates, tuned), seeds, output, JOBS.value)
     mse = ablation.plan(CONFIG.value, {'mse, reference': {}}, seeds[:1], output)[0].workdir
     gradients = gradient_norms(mse)
     files.write_json(output / 'gradients.json', gradients)

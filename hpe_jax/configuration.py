@@ -91,6 +91,17 @@ def saved(workdir: str | Path) -> dict | None:
     return nested
 
 
+def completed(nested: dict) -> dict:
+    """The saved config of an older run, with the fields that came later added in place."""
+    for field, value in DEFAULTS.items():
+        *sections, name = field.split('.')
+        place = nested
+        for section in sections:
+            place = place.setdefault(section, {})
+        place.setdefault(name, value)
+    return nested
+
+
 def load(workdir: str | Path, overrides: Mapping | None = None) -> ConfigDict:
     """The config of a run directory, of this commit or an older one, with some fields replaced.
 
@@ -103,13 +114,7 @@ def load(workdir: str | Path, overrides: Mapping | None = None) -> ConfigDict:
     nested = saved(workdir)
     if nested is None:
         raise UserError(f'{workdir} is no run directory: it holds no {FILE}')
-    for field, value in DEFAULTS.items():
-        *sections, name = field.split('.')
-        place = nested
-        for section in sections:
-            place = place.setdefault(section, {})
-        place.setdefault(name, value)
-    config = ConfigDict(nested)
+    config = ConfigDict(completed(nested))
     for field, value in (overrides or {}).items():
         if field not in fields(config):
             raise UserError(f'no field config.{field}; the nearest is config.{nearest_field(config, field)}')

@@ -116,9 +116,17 @@ def test_every_loss_has_as_many_rates_and_the_best_on_validation_is_taken():
             failed = {'status': 'failed', 'reason': ''}
             run = failed if (loss, i) == ('mse', 1) else run
             tuning['arms'][f'{loss}, {optimizer} {rate}'] = {'seeds': {'100': run}}
-    arms = loss_ablation.arms(tuning)
+    arms = loss_ablation.arms(loss_ablation.RATES, tuning)
     assert arms['iou, adam tuned (0.003)'] == {
         'loss.name': 'iou', 'optimizer.name': 'adam', 'optimizer.learning_rate': '0.003'
     }  # fmt: skip
     assert 'mse, sgd tuned (30)' in arms and 'iou, sgd tuned (1)' in arms
     assert arms['mse, reference']['optimizer.learning_rate'] == '0.1'
+
+
+def test_mses_rates_follow_the_share_of_background():
+    from configs import loss_ablation as small
+    from configs import unet
+
+    assert loss_ablation.rates_for(small.get_config()) == loss_ablation.RATES
+    assert loss_ablation.rates_for(unet.get_config())['mse', 'sgd'] == ('12', '40', '120')
