@@ -10,9 +10,10 @@ from hpe_jax import checkpoint, train
 from hpe_jax.errors import UserError
 
 
-def state(seed: int = 0, **model):
+def state(seed: int = 0, optimizer: str = 'sgd', **model):
     config = tiny.get_config()
     config.seed = seed
+    config.optimizer.name = optimizer
     config.model.update(model)
     return train.TrainState(config)
 
@@ -22,9 +23,12 @@ def equal(a, b) -> bool:
     return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
 
 
-def test_round_trip_is_exact_and_carries_the_meta_data(tmp_path):
-    saved, other = state(seed=0), state(seed=1)
+@pytest.mark.parametrize('optimizer', ['sgd', 'muon'])  # Muon's state has empty places
+def test_round_trip_is_exact_and_carries_the_meta_data(tmp_path, optimizer):
+    saved, other = state(0, optimizer), state(1, optimizer)
     assert not equal(saved.model, other.model)
+    saved.optimizer.update(saved.model, nnx.state(saved.model, nnx.Param), value=1.0)  # some state that is not zero
+    assert not equal(saved.optimizer, other.optimizer)
     meta = {'history': [{'epoch': 1, 'train_loss': 0.1}], 'mean': [0.1, 0.2, 0.3]}
     checkpoint.Checkpoints(tmp_path).save(1, saved.model, saved.optimizer, meta, 0.5)
     assert checkpoint.Checkpoints(tmp_path, read_only=True).restore(1, other.model, other.optimizer) == meta

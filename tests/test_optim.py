@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from ml_collections import ConfigDict
 
@@ -80,3 +81,18 @@ def test_early_stopping_by_hand():
     assert not optim.should_stop([], window=2, patience=1)
     # A fall in the sixth decimal is none.
     assert optim.should_stop([0.5, 0.5, 0.499999, 0.499998], window=1, patience=2)
+
+
+def test_muon_turns_kernels_by_orthogonal_matrices_and_all_else_as_adam_does():
+    rng = np.random.default_rng(0)
+    params = {'kernel': jnp.ones((3, 3, 4, 8)), 'scale': jnp.ones(5)}
+    grads = {name: jnp.asarray(rng.standard_normal(leaf.shape), jnp.float32) for name, leaf in params.items()}
+    tx = optim.OPTIMIZERS['muon'](0.01)
+    updates, _ = tx.update(grads, tx.init(params), params)
+    adam = optax.adam(0.01, nesterov=True)
+    np.testing.assert_allclose(updates['scale'], adam.update(grads, adam.init(params))[0]['scale'], rtol=1e-5)
+    kernel, gradient = (np.asarray(x['kernel']).reshape(36, 8) for x in (updates, grads))
+    spread, before = (np.ptp(np.log(np.linalg.svd(x, compute_uv=False))) for x in (kernel, gradient))
+    assert spread < np.log(1.7) and before > np.log(2)
+    assert np.sqrt((kernel**2).mean()) == pytest.approx(0.2 * 0.01, rel=0.25)
+    assert (kernel * gradient).sum() < 0
