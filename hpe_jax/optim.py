@@ -9,11 +9,11 @@ from ml_collections import ConfigDict
 
 
 def muon(learning_rate: float, **options) -> optax.GradientTransformation:
-    """Muon for convolution kernels, each as a matrix (9 x channels in, channels out), and Adam for all else,
-    with Nesterov momentum both.
+    """Muon for convolution kernels, each as a matrix (9 x channels in, channels out), and Adam for all else.
 
-    Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024. Its updates are scaled to the root
-    mean square of Adam's, so that both share a rate: Liu et al., "Muon is scalable for LLM training", 2025.
+    Both with Nesterov momentum. Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024. Its
+    updates are scaled to the root mean square of Adam's, so that both share a rate: Liu et al., "Muon is scalable for
+    LLM training", 2025.
     """
 
     def kernels(params):
