@@ -16,6 +16,7 @@ LAYERS = [
     {'models', 'preprocess', 'visualize', 'data.prepared', 'logbook'},
     {'configuration', 'checkpoint', 'data.pipeline', 'data.resident', 'data.live'},
     {'evaluate'},
+    {'epochs'},
     {'train'},
     {'main', 'torch_weights'},
 ]
