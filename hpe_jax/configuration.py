@@ -27,6 +27,7 @@ DEFAULTS = {
     'data.live_preset': 'full',
     'data.live_batch': 1,
     'augment.quarter_turns': False,
+    'train.scan_epochs': False,
 }
 
 
@@ -38,7 +39,7 @@ def check(config: ConfigDict) -> None:
         'loss.name': losses.LOSSES,
         'heatmap.codec': heatmap.CODECS,
         'data.targets': ('host', 'device'),
-        'data.source': ('tfdata', 'live'),
+        'data.source': ('tfdata', 'resident', 'live'),
         'eval.decoder': config.eval.decoders,
     }
     for field, known in choices.items():
@@ -58,10 +59,12 @@ def check(config: ConfigDict) -> None:
             f'config.data.image_size={config.data.image_size}: must be a multiple of {step} for '
             f'{len(config.model.widths)} levels of config.model.widths'
         )
-    if config.augment.quarter_turns and config.data.targets == 'host' and config.data.source != 'live':
+    if config.augment.quarter_turns and config.data.targets == 'host' and config.data.source == 'tfdata':
         raise UserError(
             "config.augment.quarter_turns: heatmaps that the host made cannot turn; set data.targets='device'"
         )
+    if config.train.scan_epochs and config.data.source != 'resident':
+        raise UserError("config.train.scan_epochs: the photos must lie on the device; set data.source='resident'")
     if len(config.data.mean) != len(config.data.std) or len(config.data.mean) not in (0, 3):
         raise UserError('config.data.mean and config.data.std: give both with 3 numbers, or neither')
 

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from hpe_jax import checkpoint, configuration, files, heatmap, losses, metrics, models, preprocess
-from hpe_jax.data import prepared
+from hpe_jax.data import prepared, resident
 from hpe_jax.errors import UserError
 
 SCORES = ('error_pct', 'epe_px128', 'epe_px224', 'pck@0.05_image', 'pck@0.2_box', 'auc_0_30px224')
@@ -46,7 +46,7 @@ def decode(config: ConfigDict, heatmaps: jax.Array, decoder: str, codec: str = '
 def make_eval_step(
     config: ConfigDict, model: nnx.Module, mean: np.ndarray, std: np.ndarray, decoders: Iterable[str]
 ) -> Callable:
-    """The jitted (model state, batch) -> {'loss': (sum, count), decoder: metrics.Sums}."""
+    """The jitted (model state, batch) -> {'loss': (sum, count), 'num_images': n, 'decoders': {name: metrics.Sums}}."""
     predict = make_predict(model, mean, std)
 
     @jax.jit
@@ -55,27 +55,48 @@ def make_eval_step(
         counted = preprocess.counted(batch)
         targets = preprocess.targets(batch, config.heatmap)
         loss = losses.per_keypoint(config.loss.name, heatmaps, targets, **config.loss.options)
-        sums = {'loss': ((loss * counted).sum(), counted.sum())}
+        sums = {}
         for name in decoders:
             hands = jax.vmap(metrics.count_hand)(decode(config, heatmaps, name), batch['keypoints'], counted)
             sums[name] = jax.tree.map(lambda x: x.sum(0), hands)
-        return sums
+        loss = (loss * counted).sum(), counted.sum()
+        return {'loss': loss, 'num_images': batch['mask'].sum(), 'decoders': sums}
 
     return eval_step
 
 
+def make_eval_epoch(eval_step: Callable) -> Callable:
+    """The jitted (model state, arrays, indices) -> every batch's sums: `eval_step` over a resident split in one call.
+
+    arrays: Resident.arrays. indices: (batches, B), padded with -1.
+    """
+
+    @jax.jit
+    def eval_epoch(state: nnx.State, arrays: preprocess.Batch, indices: jax.Array) -> dict:
+        def step(_, index):
+            return None, eval_step(state, resident.Resident.expand(arrays | {'index': index}))
+
+        return jax.lax.scan(step, None, indices)[1]
+
+    return eval_epoch
+
+
 def evaluate(eval_step: Callable, state: nnx.State, batches: Iterable[preprocess.Batch]) -> dict:
-    """Runs the batches.
+    """Runs the batches; returns as `summarise`."""
+    return summarise(eval_step(state, batch) for batch in batches)
+
+
+def summarise(batches: Iterable[dict]) -> dict:
+    """Adds up what eval_step said of each batch, in float64.
 
     Returns:
       {'loss': float, 'num_images': int, 'decoders': {decoder: metrics.compute's dict}}; NaN where nothing counts.
     """
     loss, decoders, num_images = np.zeros(2), {}, 0
-    for batch in batches:
-        sums = eval_step(state, batch)
-        loss += np.asarray(sums.pop('loss'), np.float64)
-        decoders = {name: metrics.merge(decoders.get(name), sums[name]) for name in sums}
-        num_images += int(batch['mask'].sum())
+    for sums in batches:
+        loss += np.asarray(sums['loss'], np.float64)
+        num_images += int(sums['num_images'])
+        decoders = {name: metrics.merge(decoders.get(name), x) for name, x in sums['decoders'].items()}
     return {
         'loss': float(loss[0] / loss[1]) if loss[1] else float('nan'),
         'num_images': num_images,
@@ -194,12 +215,18 @@ def evaluate_run(workdir: str | Path, split: str = '', overrides: Mapping | None
     """
     run = load_run(workdir, overrides)
     config, split = run.config, split or run.config.data.test_split
-    photos = prepared.load(prepared.open_dataset(config.data), split)
+    builder = prepared.open_dataset(config.data)
+    if config.data.source == 'resident':
+        photos = resident.Resident(resident.load(builder, {split: split}, config.data.image_size)[split])
+    else:
+        photos = prepared.load(builder, split)
     if not len(photos):
         raise UserError(f'split {split!r} of {config.data.dataset} holds no photos')
-    from hpe_jax.data import pipeline  # TensorFlow takes seconds to import: bad input is answered first
+    if config.data.source != 'resident':
+        from hpe_jax.data import pipeline  # TensorFlow takes seconds to import: bad input is answered first
 
-    batches = pipeline.Pipeline(photos, config.data, config.heatmap, run.mean, run.std).once(config.eval.batch_size)
+        photos = pipeline.Pipeline(photos, config.data, config.heatmap, run.mean, run.std)
+    batches = photos.once(config.eval.batch_size)
     eval_step = make_eval_step(config, run.model, run.mean, run.std, config.eval.decoders)
     result = {'split': split, 'epoch': run.epoch, **evaluate(eval_step, nnx.state(run.model), batches)}
     result |= {'decoder': config.eval.decoder, 'dataset': config.data.dataset}

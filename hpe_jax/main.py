@@ -4,10 +4,12 @@ python -m hpe_jax.main --config=configs/unet.py --workdir=runs/unet [--config.FI
 python -m hpe_jax.main --mode=evaluate --workdir=runs/unet [--split=test] [--config=FILE --config.FIELD=VALUE ...]
 """
 
+import os
 import runpy
 import sys
 from pathlib import Path
 
+import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
@@ -24,6 +26,11 @@ MODE = flags.DEFINE_enum(
     'to the fields that --config.FIELD=VALUE replaces.',
 )
 SPLIT = flags.DEFINE_string('split', None, 'With --mode=evaluate: a TFDS split; default config.data.test_split.')
+COMPILED = flags.DEFINE_string(
+    'compilation_cache',
+    os.environ.get('JAX_COMPILATION_CACHE_DIR') or '~/.cache/hpe_jax/compiled',
+    'Where compiled programs are kept, so that the next start need not compile them; empty: nowhere.',
+)
 flags.mark_flag_as_required('workdir')
 
 
@@ -46,6 +53,8 @@ def parse(argv: list[str]) -> list[str]:
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise UserError(f'unexpected argument: {argv[1]}')
+    if COMPILED.value:
+        jax.config.update('jax_compilation_cache_dir', str(Path(COMPILED.value).expanduser()))
     if MODE.value == 'train':
         if CONFIG.value is None:
             raise UserError('--config=FILE is needed to train, such as configs/unet.py')

@@ -4,22 +4,31 @@ A run is a pure function of (config, data, seed). All that later steps depend on
 that is started again ends with the same parameters.
 """
 
-import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import islice
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from hpe_jax import checkpoint, configuration, evaluate, files, logbook, losses, models, optim, preprocess, visualize
-from hpe_jax.data import prepared
+from hpe_jax import (
+    checkpoint,
+    configuration,
+    epochs,
+    evaluate,
+    files,
+    logbook,
+    losses,
+    models,
+    optim,
+    preprocess,
+    visualize,
+)
+from hpe_jax.data import prepared, resident
 from hpe_jax.errors import UserError
 
 PICTURE_PHOTOS = 16
@@ -89,13 +98,15 @@ class Trainer:
         return meta
 
     def _load_data(self, initial: dict | None) -> None:
-        from hpe_jax.data import live, pipeline  # TensorFlow takes seconds to import: bad input is answered first
-
         config, data = self.config, self.config.data
         builder = prepared.open_dataset(data)
-        splits = {name: prepared.load(builder, data[f'{name}_split']) for name in ('train', 'validation', 'test')}
+        expressions = {name: data[f'{name}_split'] for name in ('train', 'validation', 'test')}
+        if data.source == 'resident':
+            splits = resident.load(builder, expressions, data.image_size)
+        else:
+            splits = {name: prepared.load(builder, expression) for name, expression in expressions.items()}
         for name, split in splits.items():
-            print(f'{name:10s} {len(split):6d} photos ({data.dataset} {data[f"{name}_split"]})', flush=True)
+            print(f'{name:10s} {len(split):6d} photos ({data.dataset} {expressions[name]})', flush=True)
         if not len(splits['train']):
             raise UserError(f'config.data.train_split={data.train_split!r} of {data.dataset} holds no photos')
         if not len(splits['validation']):
@@ -105,15 +116,27 @@ class Trainer:
         elif initial:
             self.mean, self.std = np.float32(initial['mean']), np.float32(initial['std'])
         else:
-            self.mean, self.std = prepared.channel_statistics(
-                builder, data.train_split, splits['train'].photos.tolist()
-            )
+            encoded = None if data.source == 'resident' else splits['train'].photos.tolist()
+            self.mean, self.std = prepared.channel_statistics(builder, data.train_split, encoded)
+        self.photos = self._open_splits(splits)
+        self.source = self.photos['train']
+        if data.source == 'live':
+            from hpe_jax.data import live
+
+            self.source = live.Live(data, config.seed)
+
+    def _open_splits(self, splits: dict[str, prepared.Split]) -> dict:
+        """What makes batches of each split: a Resident or a Pipeline."""
+        config, data = self.config, self.config.data
+        if data.source == 'resident':
+            return {name: resident.Resident(split) for name, split in splits.items()}
+        from hpe_jax.data import pipeline  # TensorFlow takes seconds to import, and may be absent
+
         if data.cache:
             splits |= {name: pipeline.cache(splits[name], data.image_size) for name in ('train', 'validation')}
-        self.pipelines = {
+        return {
             name: pipeline.Pipeline(split, data, config.heatmap, self.mean, self.std) for name, split in splits.items()
         }
-        self.source = live.Live(data, config.seed) if data.source == 'live' else self.pipelines['train']
 
     def _restore(self, epoch: int | None) -> list[dict]:
         """Fills the state from that epoch's checkpoint; returns the records of the epochs up to it."""
@@ -136,34 +159,35 @@ class Trainer:
         """
         train = self.config.train
         log = logbook.Logbook(self.workdir, self.history)
-        graphdef, state = nnx.split(self.train_state)
-        step = make_train_step(self.config, graphdef, self.mean, self.std, self.source.expand)
-        first = len(self.history)
-        batches = self.source.epochs(self.config.seed, first, train.steps_per_epoch, train.batch_size)
-        total, done = train.epochs * train.steps_per_epoch, first * train.steps_per_epoch
+        total, done = train.epochs * train.steps_per_epoch, len(self.history) * train.steps_per_epoch
         with tqdm(total=total, initial=done, unit='step', disable=None) as bar:
-            while len(self.history) < train.epochs and not self._should_stop():
+            began = time.perf_counter()
+            for epoch in () if self._is_done() else self._epochs(bar):
+                nnx.update(self.train_state, epoch.state)
+                record = self._finish_epoch(epoch, began)
                 began = time.perf_counter()
-                step_losses = []
-                for batch in islice(batches, train.steps_per_epoch):
-                    state, loss = step(state, batch)
-                    step_losses.append(loss)
-                    bar.update()
-                nnx.update(self.train_state, state)
-                record = self._finish_epoch(np.asarray(jnp.stack(step_losses)), began)
                 log.record(self.history)
                 bar.write('  '.join(f'{name} {value:.6g}' for name, value in record.items() if value is not None))
                 if len(self.history) % train.images_every == 0:
                     log.image('predictions', visualize.as_image(self._draw('validation')[0]), len(self.history))
+                if self._is_done():
+                    break
         log.close()
         return self._report()
 
-    def _finish_epoch(self, step_losses: np.ndarray, began: float) -> dict:
+    def _epochs(self, bar: tqdm) -> Iterator[epochs.Epoch]:
+        """The epochs to come."""
+        graphdef, state = nnx.split(self.train_state)
+        step = make_train_step(self.config, graphdef, self.mean, self.std, self.source.expand)
+        run = epochs.scanned if self.config.train.scan_epochs else epochs.looped
+        first = len(self.history)
+        return run(self.config, step, self.eval_step, state, self.source, self.photos['validation'], first, bar)
+
+    def _finish_epoch(self, done: epochs.Epoch, began: float) -> dict:
         """Validates, appends a record to the history, and keeps a checkpoint."""
-        train, epoch = self.config.train, len(self.history) + 1
+        train, epoch, step_losses = self.config.train, len(self.history) + 1, np.asarray(done.losses)
         self._check_finite(step_losses, epoch)
-        model = self.train_state.model
-        validation = self._validate(epoch)
+        validation = evaluate.summarise(done.validation)
         scores = validation['decoders'].get(self.config.eval.decoder, {})
         seconds = time.perf_counter() - began
         rate = optim.learning_rate(self.config.optimizer, self.train_state.optimizer.opt_state)
@@ -177,20 +201,11 @@ class Trainer:
             'images_per_second': train.batch_size * train.steps_per_epoch / seconds,
         }
         self.history.append(record)
-        if epoch % train.checkpoint_every == 0 or epoch == train.epochs or self._should_stop():
+        if epoch % train.checkpoint_every == 0 or self._is_done():
             meta = {'history': self.history, 'mean': self.mean.tolist(), 'std': self.std.tolist()}
             loss = record['validation_loss'] if scores else record['train_loss']
-            self.checkpoints.save(epoch, model, self.train_state.optimizer, meta, loss)
+            self.checkpoints.save(epoch, self.train_state.model, self.train_state.optimizer, meta, loss)
         return record
-
-    def _validate(self, epoch: int) -> dict:
-        """As many photos as config.train.validation_batches hold, drawn anew in each epoch."""
-        photos, size = self.pipelines['validation'], self.config.eval.batch_size
-        if not len(photos):
-            return {'loss': math.nan, 'decoders': {}}
-        number = min(len(photos), self.config.train.validation_batches * self.config.train.batch_size)
-        batches = photos.once(size, prepared.epoch_order(len(photos), number, self.config.seed, epoch))
-        return evaluate.evaluate(self.eval_step, nnx.state(self.train_state.model), batches)
 
     def _check_finite(self, step_losses: np.ndarray, epoch: int) -> None:
         bad = np.flatnonzero(~np.isfinite(step_losses))
@@ -201,6 +216,9 @@ class Trainer:
                 f'(epoch {epoch}); {"no checkpoint was made yet" if kept is None else f"epoch {kept} is kept"} in '
                 f'{self.workdir}; try a lower config.optimizer.learning_rate'
             )
+
+    def _is_done(self) -> bool:
+        return len(self.history) >= self.config.train.epochs or self._should_stop()
 
     def _should_stop(self) -> bool:
         validation_losses = [record['validation_loss'] for record in self.history]
@@ -213,9 +231,9 @@ class Trainer:
         config, began = self.config, time.perf_counter()
         best = self.checkpoints.best()
         self.checkpoints.restore(best, self.train_state.model)
-        split = next(name for name in ('test', 'validation', 'train') if len(self.pipelines[name]))
+        split = next(name for name in ('test', 'validation', 'train') if len(self.photos[name]))
         eval_step = evaluate.make_eval_step(config, self.train_state.model, self.mean, self.std, config.eval.decoders)
-        batches = self.pipelines[split].once(config.eval.batch_size)
+        batches = self.photos[split].once(config.eval.batch_size)
         result = evaluate.evaluate(eval_step, nnx.state(self.train_state.model), batches)
         skeletons, heatmaps = self._draw(split)
         curves = {name: scores['pck_curve'] for name, scores in result['decoders'].items()}
@@ -243,9 +261,10 @@ class Trainer:
 
     def _draw(self, split: str):
         """Figures of photos spread over a split: their skeletons, and the first one's heatmaps."""
-        photos = self.pipelines[split] if len(self.pipelines[split]) else self.pipelines['train']
+        photos = self.photos[split] if len(self.photos[split]) else self.photos['train']
         number = min(PICTURE_PHOTOS, len(photos))
         batch = next(photos.once(number, np.linspace(0, len(photos) - 1, number).astype(int)))
+        batch = jax.tree.map(np.asarray, batch)
         predict = jax.jit(evaluate.make_predict(self.train_state.model, self.mean, self.std))
         heatmaps = predict(nnx.state(self.train_state.model), batch)
         predicted = np.asarray(evaluate.decode(self.config, heatmaps, self.config.eval.decoder))

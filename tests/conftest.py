@@ -3,6 +3,7 @@
 import os
 
 os.environ['JAX_PLATFORMS'] = 'cpu'
+os.environ['JAX_ENABLE_COMPILATION_CACHE'] = 'false'  # it lies outside tmp_path
 os.environ['TFDS_DATA_DIR'] = '/nonexistent'  # a test that forgets to name its own folder fails
 
 from pathlib import Path

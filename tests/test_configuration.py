@@ -19,7 +19,7 @@ def save_as_before(config, workdir, *absent: str) -> None:
     (workdir / 'config.json').write_text(json.dumps(nested))
 
 
-LATER = ('init_from', 'augment', 'data.source', 'data.live_preset', 'data.live_batch')
+LATER = ('init_from', 'augment', 'data.source', 'data.live_preset', 'data.live_batch', 'train.scan_epochs')
 
 
 def test_a_saved_config_is_loaded_as_it_was(tmp_path):

@@ -14,14 +14,15 @@ LAYERS = [
     {'heatmap', 'losses', 'metrics', 'models.unet', 'optim', 'data.freihand'},
     {'data.synthetic_hands'},
     {'models', 'preprocess', 'visualize', 'data.prepared', 'logbook'},
-    {'configuration', 'checkpoint', 'data.pipeline', 'data.live'},
+    {'configuration', 'checkpoint', 'data.pipeline', 'data.resident', 'data.live'},
     {'evaluate', 'torch_weights'},
+    {'epochs'},
     {'train'},
     {'main'},
 ]
 OWNERS = {
     'tensorflow': {'data.pipeline'},
-    'tensorflow_datasets': {'data.prepared', 'data.freihand', 'data.synthetic_hands'},
+    'tensorflow_datasets': {'data.prepared', 'data.resident', 'data.freihand', 'data.synthetic_hands'},
     'orbax': {'checkpoint'},
     'matplotlib': {'visualize'},
     'torch': {'torch_weights'},

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from hpe_jax import heatmap, preprocess
-from hpe_jax.data.prepared import Split, epoch_order
+from hpe_jax.data.prepared import Split, epoch_order, in_batches
 
 tf.config.set_visible_devices([], 'GPU')  # the accelerator is JAX's
 
@@ -77,8 +77,7 @@ class Pipeline:
     def once(self, batch_size: int, indices: np.ndarray | None = None) -> Iterator[dict]:
         """Every example once, in order (or those at `indices`); the last batch is padded and masked."""
         indices = np.arange(len(self)) if indices is None else indices
-        padding = np.full(-len(indices) % batch_size, -1)
-        order = np.concatenate([indices, padding]).astype(np.int64)
+        order = in_batches(indices, batch_size).ravel()
         return self._batches(tf.data.Dataset.from_tensor_slices(order), batch_size)
 
     def _batches(self, indices: tf.data.Dataset, batch_size: int) -> Iterator[dict]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from ml_collections import ConfigDict
 from PIL import Image
 from tqdm import tqdm
@@ -88,11 +88,15 @@ class Split:
         return len(self.photos)
 
 
-def load(builder: tfds.core.DatasetBuilder, expression: str) -> Split:
-    """Reads a split (any TFDS expression) in its own order, with its JPEG bytes as they are; it may be empty."""
+def load(builder: tfds.core.DatasetBuilder, expression: str, indices: np.ndarray | None = None) -> Split:
+    """Reads a split (any TFDS expression) in its own order, with its JPEG bytes as they are; it may be empty.
+
+    `indices`: reads only the examples there.
+    """
     expression = resolve_split(builder, expression)
     decoders = {'image': tfds.decode.SkipDecoding()}
-    examples = list(builder.as_data_source(expression, decoders=decoders)) if expression else []
+    source = builder.as_data_source(expression, decoders=decoders) if expression else []
+    examples = [source[int(i)] for i in (range(len(source)) if indices is None else indices)]
     photos = np.array([example['image'] for example in examples], object)
     height, width, _ = builder.info.features['image'].shape
     uv = np.array([example['uv'] for example in examples], np.float32).reshape(-1, 21, 2)
@@ -134,8 +138,13 @@ def epoch_order(num_examples: int, length: int, seed: int, epoch: int) -> np.nda
     return np.concatenate([rng.permutation(num_examples) for _ in range(passes)])[:length]
 
 
+def in_batches(indices: np.ndarray, batch_size: int) -> Int[np.ndarray, 'batches {batch_size}']:
+    """(n,) indices in batches, the last one padded with -1."""
+    return np.concatenate([indices, np.full(-len(indices) % batch_size, -1)]).astype(np.int64).reshape(-1, batch_size)
+
+
 def channel_statistics(
-    builder: tfds.core.DatasetBuilder, split: str, photos: list[bytes]
+    builder: tfds.core.DatasetBuilder, split: str, photos: list[bytes] | None = None
 ) -> tuple[Float[np.ndarray, '3'], Float[np.ndarray, '3']]:
     """Per-channel mean and standard deviation over all pixels of all photos, in [0, 1].
 
@@ -144,12 +153,13 @@ def channel_statistics(
     Args:
       builder: whose data folder keeps the result.
       split: the name to keep it under.
-      photos: the split's encoded photos; decoded only if the result is not there.
+      photos: the split's encoded photos, None to read them; decoded only if the result is not there.
     """
     path = Path(builder.data_path) / f'channel_statistics-{hashlib.sha256(split.encode()).hexdigest()[:8]}.json'
     if path.exists():
         kept = json.loads(path.read_text())
         return np.float32(kept['mean']), np.float32(kept['std'])
+    photos = load(builder, split).photos.tolist() if photos is None else photos
     with ThreadPoolExecutor() as pool:
         sums = sum(tqdm(pool.map(_channel_sums, photos), 'Channel statistics', len(photos), disable=None))
     count, total, squares = sums[:, 0], sums[:, 1], sums[:, 2]

@@ -1,0 +1,189 @@
+"""All photos of a split as uint8 in device memory; training and evaluation take them by index. Needs no TensorFlow.
+
+A photo and its labels take 3 * size² + 189 bytes: at 128x128 FreiHAND's 32,560 photos take 1.6 GB and all 130,240 take
+6.4 GB. Beside them lies only what a step needs: its batch is gathered, and 48 photos are 2.4 MB. The host holds
+nothing of its own: it maps the file that the decoded photos are kept in beside the prepared copy.
+"""
+
+import dataclasses
+import hashlib
+import io
+import zipfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tensorflow_datasets as tfds
+from jaxtyping import Int, Shaped, UInt8
+from PIL import Image
+from tqdm import tqdm
+
+from hpe_jax import files, geometry
+from hpe_jax.data import prepared
+from hpe_jax.data.prepared import Split
+from hpe_jax.errors import UserError
+
+SHARE = 0.9  # of the free memory that photos may take: a step's activations need the rest
+SAMPLES = 5  # photos that are decoded afresh to tell whether a kept file is of this data
+
+
+class Resident:
+    """Makes batches (see preprocess.py) of a decoded split.
+
+    arrays: `image`, `keypoints` and `visible` of the whole split, on the device.
+    """
+
+    def __init__(self, split: Split):
+        self.arrays = jax.device_put({'image': split.photos, 'keypoints': split.keypoints, 'visible': split.visible})
+        self._length = len(split)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def order(self, seed: int, epoch: int, steps: int, batch_size: int) -> Int[np.ndarray, '{steps} {batch_size}']:
+        """The indices of a training epoch; made by the host, so that they are those of every other source."""
+        return prepared.epoch_order(len(self), steps * batch_size, seed, epoch).reshape(steps, batch_size)
+
+    def epochs(self, seed: int, first: int, steps: int, batch_size: int) -> Iterator[dict]:
+        """Endless training batches, `steps` per epoch, from epoch `first` on.
+
+        They are gathered before the step: inside it XLA fuses otherwise, and rounds otherwise than on tf.data's.
+        """
+        epoch = first
+        while True:
+            for index in self.order(seed, epoch, steps, batch_size):
+                yield _gather(self.arrays | {'index': index})
+            epoch += 1
+
+    def once(self, batch_size: int, indices: np.ndarray | None = None) -> Iterator[dict]:
+        """Every example once, in order (or those at `indices`); the last batch is padded and masked."""
+        indices = np.arange(len(self)) if indices is None else indices
+        for index in prepared.in_batches(indices, batch_size):
+            yield _gather(self.arrays | {'index': index})
+
+    @staticmethod
+    def expand(batch: dict) -> dict:
+        """Inside jit: the whole split and an index to the batch at that index; other batches pass through."""
+        if 'index' not in batch:
+            return batch
+        taken = {name: batch[name][jnp.maximum(batch['index'], 0)] for name in ('image', 'keypoints', 'visible')}
+        return taken | {'mask': batch['index'] >= 0}
+
+
+_gather = jax.jit(Resident.expand)
+
+
+def load(builder: tfds.core.DatasetBuilder, expressions: dict[str, str], size: int) -> dict[str, Split]:
+    """Splits with all photos decoded, from files beside the prepared copy, which are made first if need be.
+
+    Args:
+      expressions: TFDS split expressions by the names to return them under.
+      size: the photos' side in pixels.
+
+    Raises:
+      UserError: they do not fit into the device's memory; a split cannot be read; a file cannot be written.
+    """
+    resolved = {name: prepared.resolve_split(builder, expression) for name, expression in expressions.items()}
+    check_fits(sum(builder.info.splits[split].num_examples for split in resolved.values() if split), size)
+    return {name: _load(builder, expression, size) for name, expression in resolved.items()}
+
+
+def check_fits(number: int, size: int) -> None:
+    """Raises UserError if that many photos are more than SHARE of the device's free memory."""
+    needed, free = number * (3 * size**2 + 189), free_memory()
+    if free is not None and needed > SHARE * free:
+        raise UserError(
+            f'{number} photos of {size}x{size} take {needed / 1e9:.2f} GB, more than {SHARE:.0%} of the '
+            f'{free / 1e9:.2f} GB that are free on {jax.local_devices()[0]}: lower config.data.image_size, take fewer '
+            "(config.data.train_split='train[:10%]'), or set config.data.source='tfdata'"
+        )
+
+
+def free_memory() -> int | None:
+    """Bytes that the first device has free, or the host where it is the device; None if neither tells."""
+    stats = jax.local_devices()[0].memory_stats()
+    if stats:
+        return stats['bytes_limit'] - stats['bytes_in_use']
+    meminfo = Path('/proc/meminfo')
+    lines = meminfo.read_text().splitlines() if meminfo.exists() else []
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith('MemAvailable')), None)
+
+
+def _load(builder: tfds.core.DatasetBuilder, expression: str, size: int) -> Split:
+    """One split; its photos are a read-only map of their file."""
+    key = hashlib.sha256(expression.encode()).hexdigest()[:8]
+    path = Path(builder.data_path) / f'resident-{key}-{size}.npy'
+    if expression and not _is_kept(builder, expression, size, path):
+        _keep(prepared.load(builder, expression), size, path)
+    return _open(path) if expression else dataclasses.replace(prepared.load(builder, ''), photos=_empty(size))
+
+
+def _empty(size: int) -> UInt8[np.ndarray, '0 {size} {size} 3']:
+    return np.zeros((0, size, size, 3), np.uint8)
+
+
+def _open(path: Path) -> Split:
+    with path.with_suffix('.npz').open('rb') as file, np.load(file) as labels:
+        photos, labels = np.load(path, mmap_mode='r'), dict(labels)
+        return Split(photos, visible=geometry.inside_frame(labels['keypoints']), **labels)
+
+
+def _is_kept(builder: tfds.core.DatasetBuilder, expression: str, size: int, path: Path) -> bool:
+    """Whether the files are whole and of this data, by their shapes and by SAMPLES photos."""
+    try:
+        kept = _open(path)
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):  # absent, truncated, or no arrays
+        return False
+    number = builder.info.splits[expression].num_examples
+    lengths = {len(x) for x in (kept.photos, kept.keypoints, kept.xyz, kept.names)}
+    if kept.photos.dtype != np.uint8 or kept.photos.shape[1:] != (size, size, 3) or lengths != {number}:
+        return False
+    at = np.linspace(0, number - 1, min(SAMPLES, number)).astype(int)
+    fresh = prepared.load(builder, expression, at)
+    photos = [decode(photo, size) for photo in fresh.photos]
+    pairs = (photos, kept.photos), (fresh.keypoints, kept.keypoints), (fresh.names, kept.names)
+    return all(np.array_equal(new, old[at]) for new, old in pairs)
+
+
+def _keep(split: Split, size: int, path: Path) -> None:
+    """Decodes all photos into one file and puts the labels beside it."""
+    with files.replacing(path) as temporary:
+        photos = np.lib.format.open_memmap(temporary, 'w+', np.uint8, (len(split), size, size, 3))
+        with ThreadPoolExecutor() as pool:
+            decoded = pool.map(partial(decode, size=size), split.photos)
+            for i, photo in enumerate(tqdm(decoded, 'Decoding photos', len(split), disable=None)):
+                photos[i] = photo
+        photos.flush()
+    with files.replacing(path.with_suffix('.npz')) as temporary:
+        labels = {name: getattr(split, name) for name in ('keypoints', 'xyz', 'names', 'occluded')}
+        np.savez(temporary, **{name: label for name, label in labels.items() if label is not None})
+
+
+def decode(photo: bytes, size: int) -> UInt8[np.ndarray, '{size} {size} 3']:
+    """JPEG bytes to a photo, equal to pipeline.decode's in every grey level."""
+    image = np.asarray(Image.open(io.BytesIO(photo)).convert('RGB'), np.float32)
+    rows = resize_rows(image, size)
+    return np.uint8(np.round(resize_rows(rows.swapaxes(0, 1), size).swapaxes(0, 1)))
+
+
+def resize_rows(image: Shaped[np.ndarray, 'h w c'], height: int) -> Shaped[np.ndarray, '{height} w c']:
+    """Antialiased bilinear resize along the first axis, in float32 and in TensorFlow's order of operations.
+
+    PIL's own differs by a grey level where it rounds the weights to 8 bits.
+    """
+    one, half = np.float32(1), np.float32(0.5)
+    scale = np.float32(1 / (np.float32(height) / np.float32(len(image))))
+    reach = max(scale, one)
+    centres = (np.arange(height, dtype=np.float32) + half) * scale
+    first = np.ceil(centres - reach - half).astype(int).clip(0, len(image) - 1)
+    last = np.floor(centres + reach - half).astype(int).clip(0, len(image) - 1)
+    rows = first[:, None] + np.arange((last - first).max() + 1)
+    weights = np.maximum(0, one - np.abs((rows.astype(np.float32) + half - centres[:, None]) * (one / reach)))
+    weights = np.where(rows <= last[:, None], weights, np.float32(0)).T
+    weights = weights * (one / sum(weights))
+    rows = np.minimum(rows, len(image) - 1).T
+    return sum(weight[:, None, None] * image[row] for weight, row in zip(weights, rows, strict=True))

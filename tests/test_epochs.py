@@ -1,0 +1,150 @@
+"""The three ways to train an epoch, through the real loop, with a tiny network."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from configs import tiny
+from hpe_jax import checkpoint, epochs, train
+from hpe_jax.errors import UserError
+
+TIMINGS = ('seconds', 'images_per_second')
+WAYS = {'tfdata': ('tfdata', False), 'looped': ('resident', False), 'scanned': ('resident', True)}
+
+
+@pytest.fixture(scope='module')
+def config(freihand_like, tmp_path_factory):
+    config = tiny.get_config()
+    config.data.update(manual_dir=str(freihand_like), data_dir=str(tmp_path_factory.mktemp('tfds')), image_size=16)
+    config.data.targets, config.augment.quarter_turns = 'device', True
+    config.train.update(epochs=2, steps_per_epoch=2)
+    return config
+
+
+@pytest.fixture(scope='module', autouse=True)
+def compiled_once(tmp_path_factory):
+    """Runs of one way share their programs, as they do from one start to the next."""
+    names = 'jax_enable_compilation_cache', 'jax_compilation_cache_dir', 'jax_persistent_cache_min_compile_time_secs'
+    before = [getattr(jax.config, name) for name in names]
+    for values in (True, str(tmp_path_factory.mktemp('compiled')), 0), before:
+        for name, value in zip(names, values, strict=True):
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+        if values is not before:
+            yield
+
+
+@pytest.fixture(scope='module', autouse=True)
+def without_report():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train.Trainer, '_report', lambda trainer: {'history': trainer.history})
+        yield
+
+
+def run(config, workdir, way: str, **changes) -> list[dict]:
+    """The history of a run, without its timings."""
+    config = config.copy_and_resolve_references()
+    config.data.source, config.train.scan_epochs = WAYS[way]
+    config.update_from_flattened_dict(changes)
+    history = train.train_and_evaluate(config, workdir)['history']
+    return [{name: value for name, value in record.items() if name not in TIMINGS} for record in history]
+
+
+def final_state(config, workdir) -> dict[str, np.ndarray]:
+    state = train.TrainState(config)
+    checkpoints = checkpoint.Checkpoints(workdir, read_only=True)
+    checkpoints.restore(checkpoints.latest(), state.model, state.optimizer)
+    return checkpoint.leaves(state.model) | checkpoint.leaves(state.optimizer)
+
+
+@pytest.fixture(scope='module')
+def runs(config, tmp_path_factory):
+    """By way: the history and the final state of an undisturbed run."""
+    done = {}
+    for way in WAYS:
+        workdir = tmp_path_factory.mktemp(way)
+        done[way] = run(config, workdir, way), final_state(config, workdir)
+    return done
+
+
+def test_the_resident_source_equals_tf_data_bit_for_bit(runs):
+    (history, state), (expected_history, expected) = runs['looped'], runs['tfdata']
+    assert history == expected_history
+    for name in expected:
+        np.testing.assert_array_equal(state[name], expected[name], err_msg=name)
+
+
+def test_epochs_in_one_call_equal_the_loop(runs):
+    (history, state), (expected_history, expected) = runs['scanned'], runs['looped']
+    for record, wanted in zip(history, expected_history, strict=True):
+        assert record == pytest.approx(wanted, rel=1e-6)
+    for name in expected:
+        np.testing.assert_allclose(state[name], expected[name], rtol=1e-6, atol=1e-6, err_msg=name)
+
+
+def test_epochs_in_one_call_go_on_bit_for_bit(runs, config, tmp_path):
+    run(config, tmp_path, 'scanned', **{'train.epochs': 1})
+    assert run(config, tmp_path, 'scanned') == runs['scanned'][0]
+    state = final_state(config, tmp_path)
+    for name, leaf in runs['scanned'][1].items():
+        np.testing.assert_array_equal(state[name], leaf, err_msg=name)
+
+
+def test_an_epoch_begun_too_many_is_dropped(runs, config, tmp_path, monkeypatch):
+    """The host learns that training shall stop when the next epoch has begun on the device."""
+    monkeypatch.setattr(train.Trainer, '_should_stop', lambda trainer: len(trainer.history) == 1)
+    assert run(config, tmp_path, 'scanned') == runs['scanned'][0][:1]
+    assert final_state(config, tmp_path)['step'] == config.train.steps_per_epoch
+
+
+def test_the_photos_to_validate_on_are_drawn_anew_in_each_epoch(config):
+    first, second = (epochs.drawn(config, 40, epoch) for epoch in (0, 1))
+    assert len(first) == config.train.validation_batches * config.train.batch_size == len(set(first))
+    assert not np.array_equal(first, second) and len(epochs.drawn(config, 0, 0)) == 0
+
+
+def test_only_resident_photos_can_be_scanned(config, tmp_path):
+    with pytest.raises(UserError, match="scan_epochs: .* set data.source='resident'"):
+        run(config, tmp_path, 'tfdata', **{'train.scan_epochs': True})
+
+
+WITHOUT_TENSORFLOW = """
+import importlib.machinery, runpy, sys
+
+class Finder(importlib.machinery.PathFinder):
+    @classmethod
+    def find_spec(cls, name, *arguments):
+        return None if name.partition('.')[0] == 'tensorflow' else super().find_spec(name, *arguments)
+
+sys.meta_path[sys.meta_path.index(importlib.machinery.PathFinder)] = Finder
+sys.argv[0] = 'main'
+try:
+    runpy.run_module('hpe_jax.main', run_name='__main__')
+except SystemExit as e:
+    assert not e.code, e.code
+from hpe_jax import evaluate
+print('Afterwards', evaluate.evaluate_run(sys.argv[-1], 'train')['num_images'])
+"""
+
+
+def test_the_whole_command_runs_where_tensorflow_is_not_installed(config, tmp_path):
+    """Preparing the data, training, validation, the report of the test split, and evaluation afterwards."""
+    fields = {'data.source': 'resident', 'data.data_dir': tmp_path / 'tfds', 'data.manual_dir': config.data.manual_dir}
+    fields |= {'train.epochs': 1, 'data.image_size': 16}
+    command = [sys.executable, '-c', WITHOUT_TENSORFLOW, '--config=configs/tiny.py']
+    command += [f'--compilation_cache={tmp_path / "compiled"}']
+    command += [*(f'--config.{name}={value}' for name, value in fields.items()), '--workdir', str(tmp_path / 'run')]
+    environment = os.environ | {
+        'JAX_ENABLE_COMPILATION_CACHE': 'true',
+        'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+    }
+    done = subprocess.run(command, cwd=Path(train.__file__).parents[1], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert 'Best checkpoint on test' in done.stdout and 'Afterwards 10' in done.stdout
+    assert any((tmp_path / 'compiled').iterdir())
