@@ -108,7 +108,10 @@ def pck(curves: Mapping[str, Sequence[float]]) -> Figure:
 
 
 def compared_histories(histories: Mapping[str, Sequence[Mapping[str, Sequence[float | None]]]]) -> Figure:
-    """Training loss, validation loss and validation error of many runs; a name's runs (its seeds) share a colour."""
+    """Training loss, validation loss and validation error of many runs; a name's runs (its seeds) share a colour.
+
+    The axes are logarithmic: different losses lie decades apart.
+    """
     figure = Figure(figsize=(9, 10), layout='constrained')
     panels = figure.subplots(3, 1, sharex=True)
     for i, (name, runs) in enumerate(histories.items()):
@@ -120,10 +123,10 @@ def compared_histories(histories: Mapping[str, Sequence[Mapping[str, Sequence[fl
     for axes, label in zip(
         panels, ('train loss', 'validation loss', 'validation error\n% of the image size'), strict=True
     ):
-        axes.set_ylabel(label)
-        axes.grid(alpha=0.3)
+        axes.set(ylabel=label, yscale='log')
+        axes.grid(alpha=0.3, which='both')
     panels[-1].set_xlabel('epoch')
-    panels[0].legend(fontsize=8)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc='outside lower center', ncols=3, fontsize=8)
     return figure
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import sys
 from itertools import islice
 
@@ -52,6 +53,17 @@ def test_a_resize_of_a_wide_photo_is_tensorflows():
     image = np.random.default_rng(0).random((31, 77, 3), np.float32) * 255
     expected = tf.image.resize(image, (13, 77), 'bilinear', antialias=True)
     np.testing.assert_allclose(resident.resize_rows(image, 13), expected, rtol=1e-6)
+
+
+def test_labels_are_kept_beside_the_photos(builder, tmp_path):
+    read = prepared.load(builder, 'train')
+    hidden = np.arange(read.visible.size).reshape(read.visible.shape) % 3 == 0
+    for name, split in {'told': dataclasses.replace(read, occluded=hidden), 'untold': read}.items():
+        resident._keep(split, 32, tmp_path / f'{name}.npy')
+        found = resident._open(tmp_path / f'{name}.npy')
+        for field in ('keypoints', 'visible', 'xyz', 'names', 'occluded'):
+            np.testing.assert_array_equal(getattr(found, field), getattr(split, field))
+    assert found.occluded is None
 
 
 @pytest.fixture
