@@ -3,7 +3,6 @@
 import os
 
 os.environ['JAX_PLATFORMS'] = 'cpu'
-os.environ['JAX_ENABLE_COMPILATION_CACHE'] = 'false'  # it lies outside tmp_path
 os.environ['TFDS_DATA_DIR'] = '/nonexistent'  # a test that forgets to name its own folder fails
 
 from pathlib import Path
@@ -18,6 +17,18 @@ import pytest  # noqa: E402
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
 SHARED = Path(__file__).parents[2] / 'shared'
+
+
+@pytest.fixture(scope='session', autouse=True)
+def compiled_once(tmp_path_factory) -> None:
+    """What one test compiles, the others and the processes that they start only read."""
+    options = {
+        'jax_compilation_cache_dir': str(tmp_path_factory.mktemp('compiled')),
+        'jax_persistent_cache_min_compile_time_secs': 0.2,
+    }
+    for name, value in options.items():
+        jax.config.update(name, value)
+        os.environ[name.upper()] = str(value)
 
 
 @pytest.fixture(scope='session')

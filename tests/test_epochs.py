@@ -1,14 +1,11 @@
 """The three ways to train an epoch, through the real loop, with a tiny network."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from configs import tiny
 from hpe_jax import checkpoint, epochs, train
@@ -25,19 +22,6 @@ def config(freihand_like, tmp_path_factory):
     config.data.targets, config.augment.quarter_turns = 'device', True
     config.train.update(epochs=2, steps_per_epoch=2)
     return config
-
-
-@pytest.fixture(scope='module', autouse=True)
-def compiled_once(tmp_path_factory):
-    """Runs of one way share their programs, as they do from one start to the next."""
-    names = 'jax_enable_compilation_cache', 'jax_compilation_cache_dir', 'jax_persistent_cache_min_compile_time_secs'
-    before = [getattr(jax.config, name) for name in names]
-    for values in (True, str(tmp_path_factory.mktemp('compiled')), 0), before:
-        for name, value in zip(names, values, strict=True):
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
-        if values is not before:
-            yield
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -140,11 +124,7 @@ def test_the_whole_command_runs_where_tensorflow_is_not_installed(config, tmp_pa
     command = [sys.executable, '-c', WITHOUT_TENSORFLOW, '--config=configs/tiny.py']
     command += [f'--compilation_cache={tmp_path / "compiled"}']
     command += [*(f'--config.{name}={value}' for name, value in fields.items()), '--workdir', str(tmp_path / 'run')]
-    environment = os.environ | {
-        'JAX_ENABLE_COMPILATION_CACHE': 'true',
-        'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-    }
-    done = subprocess.run(command, cwd=Path(train.__file__).parents[1], env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=Path(train.__file__).parents[1], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert 'Best checkpoint on test' in done.stdout and 'Afterwards 10' in done.stdout
     assert any((tmp_path / 'compiled').iterdir())
