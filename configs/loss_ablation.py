@@ -2,7 +2,7 @@
 
     python -m hpe_jax.main --config=configs/loss_ablation.py --workdir=runs/loss_ablation_iou
 
-Expected: see experiments/records/loss_ablation.json, arm 'iou, reference'.
+Expected: error_pct 11.5 ± 0.9 after 2 minutes of training (experiments/records/loss_ablation.json, 'iou, reference').
 """
 
 from ml_collections import ConfigDict
