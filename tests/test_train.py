@@ -117,7 +117,7 @@ def test_stopped_after_an_epoch_and_gone_on_equals_undisturbed(finished, config,
 
 
 def test_killed_in_the_middle_and_started_again_equals_undisturbed(config, tmp_path):
-    command = [sys.executable, '-m', 'hpe_jax.main', '--config=configs/tiny.py', '--config.train.epochs=12']
+    command = [sys.executable, '-m', 'hpe_jax.main', '--config=configs/tiny.py', '--config.train.epochs=8']
     command += [f'--config.data.{name}={config.data[name]}' for name in ('manual_dir', 'data_dir')]
     environment = os.environ | {'JAX_PLATFORMS': 'cpu'}
 
@@ -132,10 +132,10 @@ def test_killed_in_the_middle_and_started_again_equals_undisturbed(config, tmp_p
         time.sleep(0.02)
     victim.send_signal(signal.SIGKILL)
     assert victim.wait() == -signal.SIGKILL, 'the run ended before it could be killed'
-    assert 2 <= len(records(written.parent)) < 12 and not (tmp_path / 'killed/report.json').exists()
+    assert 2 <= len(records(written.parent)) < 8 and not (tmp_path / 'killed/report.json').exists()
     assert start(tmp_path / 'killed').wait() == 0 and undisturbed.wait() == 0
     longer = config.copy_and_resolve_references()
-    longer.train.epochs = 12
+    longer.train.epochs = 8
     assert_same_run(longer, tmp_path / 'killed', tmp_path / 'undisturbed')
 
 
