@@ -22,6 +22,7 @@ import shlex
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -94,12 +95,18 @@ def grid(vary: Sequence[str]) -> dict[str, Overrides]:
 
 def plan(config_file: str, arms: Mapping[str, Overrides], seeds: Sequence[int], output: Path) -> list[Run]:
     """All runs, seed by seed, so that a first picture of every arm comes early."""
-    folders = {arm: output / re.sub(r'[^\w.=-]+', '_', arm) for arm in arms}
+    folders = {arm: output / folder_name(arm) for arm in arms}
     return [
         Run(arm, seed, config_file, overrides, folders[arm] / f'seed_{seed}')
         for seed in seeds
         for arm, overrides in arms.items()
     ]
+
+
+def folder_name(arm: str) -> str:
+    """Letters that no shell minds; a checksum keeps 'train[:10]' and 'train[:10%]' apart."""
+    plain = re.sub(r'[^\w.=-]+', '_', arm)
+    return plain if plain == arm else f'{plain}-{zlib.crc32(arm.encode()):08x}'
 
 
 def plain(config: ConfigDict) -> dict:
@@ -164,7 +171,8 @@ def train(run: Run, job: int | None) -> dict:
 
 def _told(run: Run, result: dict, words: str, began: float) -> dict:
     seconds = time.perf_counter() - began
-    print(f'{result["status"]:6s}  {run.arm}, seed {run.seed}: {words} ({seconds:.0f} s)', flush=True)
+    line = f'{result["status"]:6s}  {run.arm}, seed {run.seed}: {words} ({seconds:.0f} s)\n'
+    print(line, end='', flush=True)  # in one piece, since other threads print too
     return result
 
 

@@ -61,9 +61,9 @@ def self_occluded(xyz: Float[np.ndarray, 'n 21 3']) -> Bool[np.ndarray, 'n 21'] 
     """Keypoints that lie behind another bone of the same hand, seen from the camera, by their labels in 3-D.
 
     A bone that does not end at the keypoint hides it if it comes within FLESH of the line of sight, at least twice
-    FLESH before the keypoint. What other things hide, labels do not tell. Of 480 synthetic hands (preset 'full'), it
-    agrees with the renderer's own `occluded` for 87 % of the keypoints: of those it calls hidden 90 % are, and it finds
-    71 % of what the renderer says is hidden, by things or by the hand.
+    FLESH before the keypoint. What other things hide, labels do not tell. Measured once, by no kept command, on 480
+    synthetic hands (preset 'full'): it agrees with the renderer's own `occluded` for 87 % of the keypoints; of those
+    that it calls hidden 90 % are, and it finds 71 % of what is hidden, by things or by the hand.
 
     Args:
       xyz: metres, camera frame.

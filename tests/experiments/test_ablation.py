@@ -72,6 +72,12 @@ def test_a_grid_holds_every_combination_and_does_not_split_tuples():
     assert ablation.grid([]) == {'baseline': {}}
 
 
+def test_no_two_arms_share_a_folder():
+    arms = ablation.grid(['data.train_split=train[:10],train[:10%],train', 'loss.name=iou,mse'])
+    folders = [run.workdir for run in ablation.plan('configs/tiny.py', arms, [0, 1], Path('out'))]
+    assert len(set(folders)) == 12 and not any(set('[]%: ') & set(str(folder)) for folder in folders)
+
+
 @pytest.mark.parametrize(
     ('overrides', 'message'),
     [
