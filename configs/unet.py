@@ -42,7 +42,11 @@ def get_config() -> ConfigDict:
 
     config.heatmap = ConfigDict({'sigma': 3.0, 'codec': 'subpixel'})  # sigma in pixels of image_size
 
-    config.model = ConfigDict({'name': 'unet', 'widths': (16, 32, 64, 128), 'dtype': 'float32'})
+    # 'bfloat16': the network computes in it; parameters, BatchNorm statistics, loss and decoding stay float32.
+    config.precision = 'float32'
+
+    config.model = model = ConfigDict({'name': 'unet', 'widths': (16, 32, 64, 128)})
+    model.conv = 'auto'  # the gradient of 3x3 kernels: 'xla', or 'im2col_grad', which 'auto' takes on a CPU
 
     config.loss = ConfigDict({'name': 'iou', 'options': {}})
 

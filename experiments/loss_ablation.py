@@ -88,7 +88,7 @@ def gradient_norms(workdir: Path, number: int = 48) -> dict[str, dict[str, float
         model.train()
         return float(optax.global_norm(nnx.jit(nnx.grad(total))(model)))
 
-    networks = {'fresh': models.make(run.config.model, run.config.seed), 'trained': run.model}
+    networks = {'fresh': models.make(run.config), 'trained': run.model}
     return {name: {loss: norm(model, loss) for loss in losses.LOSSES} for name, model in networks.items()}
 
 

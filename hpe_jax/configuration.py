@@ -11,11 +11,12 @@ from hpe_jax import files, heatmap, losses, models, optim
 from hpe_jax.errors import UserError
 
 FILE = 'config.json'
-# Fields that may change when a run goes on: they alter none of the steps that were already taken.
+# Fields that may change when a run goes on: they alter none of the steps that were already taken, but for rounding.
 CHANGEABLE = (
     'data.manual_dir',
     'data.data_dir',
     'data.cache',
+    'model.conv',
     'train.epochs',
     'train.images_every',
     'train.checkpoint_every',
@@ -23,6 +24,8 @@ CHANGEABLE = (
 # Fields that older runs do not know, with the value that keeps what those did; a new field of the configs comes here.
 DEFAULTS = {
     'init_from': '',
+    'precision': 'float32',
+    'model.conv': 'auto',
     'data.source': 'tfdata',
     'data.live_preset': 'full',
     'data.live_batch': 1,
@@ -35,6 +38,8 @@ def check(config: ConfigDict) -> None:
     """Raises UserError for the first value that cannot work, naming its field."""
     choices = {
         'model.name': models.MODELS,
+        'model.conv': ('auto', *models.CONVS),
+        'precision': ('float32', 'bfloat16'),
         'optimizer.name': optim.OPTIMIZERS,
         'loss.name': losses.LOSSES,
         'heatmap.codec': heatmap.CODECS,
@@ -95,7 +100,10 @@ def saved(workdir: str | Path) -> dict | None:
 
 
 def completed(nested: dict) -> dict:
-    """The saved config of an older run, with the fields that came later added in place."""
+    """The saved config of an older run, with the fields that came later added, and moved ones moved, in place."""
+    dtype = nested.get('model', {}).pop('dtype', None)
+    if dtype:
+        nested['precision'] = dtype
     for field, value in DEFAULTS.items():
         *sections, name = field.split('.')
         place = nested
@@ -142,7 +150,7 @@ def check_same(config: ConfigDict, workdir: str | Path) -> None:
         if (Path(workdir) / 'checkpoints').exists():
             raise UserError(f'{workdir} holds checkpoints but no {FILE} to say of what; use another --workdir')
         return
-    before, now = DEFAULTS | fields(before), fields(json.loads(json.dumps(config.to_dict())))
+    before, now = fields(completed(before)), fields(json.loads(json.dumps(config.to_dict())))
     # What is in `options` is no field of ours: an option that was not given then is another config.
     known = before.keys() | {field for field in now if '.options.' in field}
     changed = [

@@ -198,7 +198,7 @@ def load_run(workdir: str | Path, overrides: Mapping | None = None) -> Run:
       UserError: it is no run directory, a field cannot work, or the checkpoint is corrupt or of another model.
     """
     config = configuration.load(workdir, overrides)
-    model = nnx.eval_shape(lambda: models.make(config.model, config.seed))  # the initial values are not needed
+    model = nnx.eval_shape(lambda: models.make(config))  # the initial values are not needed
     epoch, meta = restore_best(workdir, model)
     return Run(Path(workdir), config, epoch, model, np.float32(meta['mean']), np.float32(meta['std']), meta)
 

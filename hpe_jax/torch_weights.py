@@ -107,7 +107,7 @@ def convert(path: str | Path, workdir: str | Path, config: ConfigDict) -> None:
     configuration.check(config)
     if not config.data.mean:
         raise UserError('config.data.mean and config.data.std: weights need the channel statistics they were made with')
-    model = nnx.eval_shape(lambda: models.make(config.model, config.seed))  # the initial values are not needed
+    model = nnx.eval_shape(lambda: models.make(config))  # the initial values are not needed
     load_into(model, read(path))
     tx = optim.make(config.optimizer, config.train.steps_per_epoch)
     optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)

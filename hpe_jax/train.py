@@ -38,7 +38,7 @@ class TrainState(nnx.Module):
     """All that a step changes: parameters and BatchNorm statistics, and the optimiser's and the plateau's state."""
 
     def __init__(self, config: ConfigDict):
-        self.model = models.make(config.model, config.seed)
+        self.model = models.make(config)
         tx = optim.make(config.optimizer, config.train.steps_per_epoch)
         self.optimizer = nnx.Optimizer(self.model, tx, wrt=nnx.Param)
 

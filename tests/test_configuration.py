@@ -19,7 +19,16 @@ def save_as_before(config, workdir, *absent: str) -> None:
     (workdir / 'config.json').write_text(json.dumps(nested))
 
 
-LATER = ('init_from', 'augment', 'data.source', 'data.live_preset', 'data.live_batch', 'train.scan_epochs')
+LATER = (
+    'init_from',
+    'precision',
+    'model.conv',
+    'augment',
+    'data.source',
+    'data.live_preset',
+    'data.live_batch',
+    'train.scan_epochs',
+)
 
 
 def test_a_saved_config_is_loaded_as_it_was(tmp_path):
@@ -51,8 +60,19 @@ def test_an_older_run_goes_on_unless_a_later_field_changes_it(tmp_path):
 
 def test_a_field_without_a_default_that_the_saved_config_lacks_is_not_refused(tmp_path):
     config = tiny.get_config()
-    save_as_before(config, tmp_path, 'train.images_every', 'model.dtype')
+    save_as_before(config, tmp_path, 'train.images_every')
     configuration.check_same(config, tmp_path)
+
+
+def test_what_older_runs_named_otherwise_is_moved(tmp_path):
+    config = tiny.get_config()
+    save_as_before(config, tmp_path, 'precision')
+    nested = json.loads((tmp_path / 'config.json').read_text())
+    nested['model']['dtype'] = 'bfloat16'
+    (tmp_path / 'config.json').write_text(json.dumps(nested))
+    assert configuration.load(tmp_path).precision == 'bfloat16'
+    with pytest.raises(UserError, match="precision was 'bfloat16' and is now 'float32'"):
+        configuration.check_same(config, tmp_path)
 
 
 def test_an_option_that_was_not_given_is_another_config(tmp_path):

@@ -37,7 +37,7 @@ def batches(data, size):
 
 @pytest.fixture(scope='module')
 def step_and_state():
-    model = models.make(CONFIG.model, 0)
+    model = models.make(CONFIG)
     model(jax.random.normal(jax.random.key(0), (2, 32, 32, 3)))  # statistics that are not the initial ones
     return evaluate.make_eval_step(CONFIG, model, MEAN, STD, CONFIG.eval.decoders), nnx.state(model)
 
@@ -70,7 +70,7 @@ def test_perfect_heatmaps_score_perfectly(monkeypatch):
     monkeypatch.setattr(
         evaluate, 'make_predict', lambda *_: lambda state, batch: preprocess.targets(batch, CONFIG.heatmap)
     )
-    model = models.make(CONFIG.model, 0)
+    model = models.make(CONFIG)
     step = evaluate.make_eval_step(CONFIG, model, MEAN, STD, ['window', 'mean'])
     result = evaluate.evaluate(step, nnx.state(model), [data])
     assert result['loss'] == pytest.approx(0, abs=1e-5)

@@ -5,12 +5,16 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from hpe_jax import hand
+from hpe_jax.models.convolution import CONVS
 from hpe_jax.models.unet import UNet
+
+__all__ = ['CONVS', 'MODELS', 'make']
 
 MODELS = {'unet': UNet}
 
 
-def make(config: ConfigDict, seed: int) -> nnx.Module:
-    """A freshly initialised model; `config` is config.model: a name, a dtype, and the model's own options."""
-    options = {name: value for name, value in config.items() if name not in ('name', 'dtype')}
-    return MODELS[config.name](hand.NUM_KEYPOINTS, **options, dtype=jnp.dtype(config.dtype), rngs=nnx.Rngs(seed))
+def make(config: ConfigDict) -> nnx.Module:
+    """A freshly initialised model, of config.model (a name and the model's own options), precision and seed."""
+    options = {name: value for name, value in config.model.items() if name != 'name'}
+    dtype, rngs = jnp.dtype(config.precision), nnx.Rngs(config.seed)
+    return MODELS[config.model.name](hand.NUM_KEYPOINTS, **options, dtype=dtype, rngs=rngs)

@@ -75,7 +75,7 @@ def test_host_and_device_targets_give_the_same_numbers(split, codec):
 
 def test_host_and_device_targets_give_the_same_loss(split):
     config = tiny.get_config()
-    model = models.make(config.model, 0)
+    model = models.make(config)
     step = evaluate.make_eval_step(config, model, MEAN, STD, ['window'])
     losses = [
         evaluate.evaluate(step, nnx.state(model), make(split, targets).once(4))['loss']

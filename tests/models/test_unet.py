@@ -48,6 +48,8 @@ def test_upsample_by_hand():
     # Centres of the fine pixels lie at .25 and .75 between the coarse ones; outside them the edge repeats.
     x = jnp.array([[0.0, 4.0]])[None, :, :, None]
     np.testing.assert_allclose(unet.upsample(x)[0, :, :, 0], [[0, 1, 3, 4], [0, 1, 3, 4]])
+    x = photos()
+    np.testing.assert_allclose(unet.upsample(x), jax.image.resize(x, (2, 32, 48, 3), 'bilinear'), atol=1e-6)
 
 
 def test_in_eval_mode_a_photo_does_not_depend_on_its_batch():
