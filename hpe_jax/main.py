@@ -13,7 +13,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from hpe_jax import configuration, evaluate, train
+from hpe_jax import configuration, evaluate, memory, train
 from hpe_jax.errors import UserError
 
 CONFIG = config_flags.DEFINE_config_file('config', None, 'The config file, such as configs/unet.py.')
@@ -30,6 +30,9 @@ COMPILED = flags.DEFINE_string(
     'compilation_cache',
     os.environ.get('JAX_COMPILATION_CACHE_DIR') or '~/.cache/hpe_jax/compiled',
     'Where compiled programs are kept, so that the next start need not compile them; empty: nowhere.',
+)
+KEEP_MEMORY = flags.DEFINE_bool(
+    'keep_memory', True, 'On a CPU: keep freed memory for the next step; half the time for up to twice the memory.'
 )
 flags.mark_flag_as_required('workdir')
 
@@ -53,6 +56,8 @@ def parse(argv: list[str]) -> list[str]:
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise UserError(f'unexpected argument: {argv[1]}')
+    if KEEP_MEMORY.value:
+        memory.keep_freed()
     if COMPILED.value:
         jax.config.update('jax_compilation_cache_dir', str(Path(COMPILED.value).expanduser()))
     if MODE.value == 'train':

@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / 'hpe_jax'
 LAYERS = [
-    {'errors', 'hand'},
+    {'errors', 'hand', 'memory'},
     {'geometry', 'files', 'models.convolution'},
     {'heatmap', 'losses', 'metrics', 'models.unet', 'optim', 'data.freihand'},
     {'data.synthetic_hands'},

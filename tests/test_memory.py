@@ -1,0 +1,49 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hpe_jax import memory
+
+SCRIPT = """
+import resource, sys, threading
+from unittest import mock
+from hpe_jax import memory
+
+if sys.argv[1] == 'kept':
+    with mock.patch('importlib.metadata.entry_points', return_value=[]), mock.patch('importlib.util.find_spec'):
+        memory.util.find_spec.return_value = None
+        assert memory.keep_freed()
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    b'x' * (1 << 25)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+
+for _ in range(3):
+    thread = threading.Thread(target=faults)
+    thread.start()
+    thread.join()
+"""
+
+
+def faults(how: str) -> list[int]:
+    """Page faults of three times 32 MiB, each freed before the next, in threads as JAX computes in."""
+    done = subprocess.run(
+        [sys.executable, '-c', SCRIPT, how], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]
+    )
+    return list(map(int, done.stdout.split()))
+
+
+@pytest.mark.skipif(not sys.platform.startswith('linux'), reason='glibc only')
+def test_kept_memory_is_not_fetched_from_the_kernel_again():
+    first, *later = faults('kept')
+    assert first > 1000 and max(later) < 100
+    assert min(faults('as it comes')) > 1000
+
+
+def test_hosts_of_accelerators_are_left_alone(monkeypatch):
+    monkeypatch.setattr(memory.metadata, 'entry_points', lambda group: ['xla_cuda13'])
+    monkeypatch.setattr(memory.ctypes, 'CDLL', lambda name: pytest.fail('touched the C library'))
+    assert not memory.keep_freed()
