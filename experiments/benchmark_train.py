@@ -122,6 +122,29 @@ class Ours:
         loss.block_until_ready()
         return time.perf_counter() - began
 
+    @functools.cached_property
+    def networks(self) -> dict:
+        """What 'network' and 'photo to keypoints' run, in eval mode."""
+        from hpe_jax import evaluate, models
+
+        self.model = models.make(self.config)
+        predict = evaluate.make_predict(self.model, np.float32([0.4] * 3), np.float32([0.2] * 3))
+
+        def keypoints(state, batch):
+            return evaluate.decode(self.config, predict(state, batch), self.config.eval.decoder)
+
+        return {'network': self.jax.jit(predict), 'photo to keypoints': self.jax.jit(keypoints)}
+
+    def infer(self, what: str, batch_size: int, seconds: float) -> list[float]:
+        """Seconds of each call, for about so long."""
+        from flax import nnx
+
+        photos = np.random.default_rng(0).integers(0, 256, (batch_size, *[self.settings['size']] * 2, 3), np.uint8)
+        run = self.networks[what]
+        state = nnx.state(self.model)
+        photos = self.jax.device_put(np.float32(photos) / 255 if what == 'network' else photos)
+        return calls(lambda: run(state, {'image': photos}).block_until_ready(), seconds)
+
     def facts(self) -> dict:
         """What a step is by XLA's count, and what the device can do."""
         import jax.numpy as jnp
@@ -177,6 +200,18 @@ class Torch:
         self.trainer.wait()
         return (time.perf_counter() - began) / steps
 
+    def infer(self, what: str, batch_size: int, seconds: float) -> list[float]:
+        photos = self.torch.rand(batch_size, 3, *[self.settings['size']] * 2)
+        photos, model = self.trainer.put(photos), self.trainer.model.eval()
+
+        @self.torch.inference_mode()
+        def run():
+            with self.torch.autocast(photos.device.type, self.trainer.dtype, self.trainer.dtype != self.torch.float32):
+                model(photos)
+            self.trainer.wait()
+
+        return calls(run, seconds)
+
     @functools.cached_property
     def batches(self):
         from hpe_jax.data import prepared
@@ -227,6 +262,15 @@ def fastest(work, times: int = 7) -> float:
     return min(seconds)
 
 
+def calls(work, seconds: float) -> list[float]:
+    """Seconds of each of at least three runs, for about so long, after two that do not count."""
+    work(), work()
+    taken = []
+    while len(taken) < 3 or sum(taken) < seconds:
+        taken.append(fastest(work, 1))
+    return taken
+
+
 def serve(pipe, settings: dict, spec: dict) -> None:
     """A contender's process: answers (method, arguments) until None comes."""
     try:
@@ -262,13 +306,13 @@ class Contender:
         return answer
 
 
-def start(settings: dict, specs: dict) -> tuple[dict[str, Contender], dict[str, str]]:
+def start(settings: dict, specs: dict, *warm_up) -> tuple[dict[str, Contender], dict[str, str]]:
     """Starts and warms up all; those that do not work here are left out, with the reason."""
     running, failed = {}, {}
     for name, spec in specs.items():
         try:
             contender = Contender(settings, spec)
-            contender('turn', 3)
+            contender(*warm_up)
             running[name] = contender
         except (RuntimeError, EOFError) as e:
             failed[name] = str(e).strip()
@@ -282,7 +326,7 @@ def main(_) -> None:
     settings = {'size': SIZE.value, 'batch_size': BATCH.value, 'gpu': gpu}
     settings |= {'dataset': DATASET.value, 'data_dir': DATA_DIR.value}
     specs = {name: spec for name, spec in (GPU if gpu else CPU).items() if re.search(ONLY.value, name)}
-    running, failed = start(settings, specs)
+    running, failed = start(settings, specs, 'turn', 3)
     steps, epoch_steps = STEPS.value or (20 if gpu else 1), EPOCH.value or (50 if gpu else 4)
     seconds = {name: [] for name in running}
     for _ in range(ROUNDS.value):
