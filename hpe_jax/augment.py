@@ -55,7 +55,7 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 BORDER = 0.25  # the widest border, as a part of the photo's size
 ERASED_AREA, ERASED_ASPECT = (0.02, 1 / 3), (0.3, 1 / 0.3)  # torchvision's; the area as a part of the photo's
 
-Image = Float[Array, 'h w 3']  # grey levels, 0 to 255
+Image = Float[AnyArray, 'h w 3']  # grey levels, 0 to 255
 Keypoints = Float[AnyArray, 'k 2']  # (x, y), normalised
 Visible = Bool[AnyArray, 'k']
 Box = Int[AnyArray, '4']  # left, top, right, bottom; whole pixels, the last two outside
@@ -92,7 +92,7 @@ def vary(
 def photograph(image: Image, keys: dict, config: ConfigDict) -> Image:
     """What light, lens and sensor vary."""
 
-    def drawn(name: str, low: float = -1) -> Array:
+    def drawn(name: str, low: int = -1) -> Array:
         return config[name] * jax.random.uniform(keys[name], minval=low)
 
     if config.brightness:

@@ -26,7 +26,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Shaped
 
 AnyArray = np.ndarray | jax.Array
-Scalar = float | Float[AnyArray, '']
+Scalar = int | float | Float[AnyArray, '']
 
 
 def project(xyz: Float[AnyArray, '*n 21 3'], K: Float[AnyArray, '*n 3 3']) -> Float[AnyArray, '*n 21 2']:
