@@ -58,6 +58,7 @@ ERASED_AREA, ERASED_ASPECT = (0.02, 1 / 3), (0.3, 1 / 0.3)  # torchvision's; the
 Image = Float[AnyArray, 'h w 3']  # grey levels, 0 to 255
 Keypoints = Float[AnyArray, 'k 2']  # (x, y), normalised
 Visible = Bool[AnyArray, 'k']
+Numbers = Float[AnyArray, '10']  # uniform in [0, 1), independent: as many as the neediest field takes
 Box = Int[AnyArray, '4']  # left, top, right, bottom; whole pixels, the last two outside
 
 
@@ -70,41 +71,41 @@ def vary(
     image: UInt8[AnyArray, 'h w 3'], keypoints: Keypoints, visible: Visible, key: Key[Array, ''], config: ConfigDict
 ) -> tuple[UInt8[Array, 'h w 3'], Keypoints, Visible]:
     """One photo and its labels, varied as the module says. What is off costs nothing and alters no other's numbers."""
-    keys = dict(zip((*RANGES, 'fill'), jax.random.split(key, len(RANGES) + 1), strict=True))
+    key, noise, pixels = jax.random.split(key, 3)
+    numbers = dict(zip((*RANGES, 'fill'), jax.random.uniform(key, (len(RANGES) + 1, 10)), strict=True))
     size = image.shape[:2]
-    replicate = jax.random.bernoulli(keys['fill']) if config.fill == 'random' else config.fill == 'replicate'
+    replicate = numbers['fill'][0] < 0.5 if config.fill == 'random' else config.fill == 'replicate'
     if config.mirror:
-        flip = jax.random.bernoulli(keys['mirror'], config.mirror)
+        flip = numbers['mirror'][0] < config.mirror
         image = jnp.where(flip, image[:, ::-1], image)
         keypoints = jnp.where(flip, jnp.stack([1 - keypoints[:, 0], keypoints[:, 1]], -1), keypoints)
     if config.rotation or config.scale or config.shift:
-        image, keypoints = move(image, keypoints, draw_affine(keys, size, config), replicate)
-    image = photograph(jnp.float32(image), keys, config)
+        image, keypoints = move(image, keypoints, draw_affine(numbers, size, config), replicate)
+    image = photograph(jnp.float32(image), numbers, noise, config)
     if config.borders:
-        content = draw_content(keys['borders'], size, config.borders)
+        content = draw_content(numbers['borders'], size, config.borders)
         image, visible = border(image, content, replicate), visible & in_content(keypoints, content, size)
     if config.erasing:
-        box, pixels = jax.random.split(keys['erasing'])
-        image = erase(image, draw_erased(box, size, config.erasing), pixels)
+        image = erase(image, draw_erased(numbers['erasing'], size, config.erasing), pixels)
     return jnp.round(image).astype(jnp.uint8), keypoints, visible & geometry.inside_frame(keypoints)
 
 
-def photograph(image: Image, keys: dict, config: ConfigDict) -> Image:
+def photograph(image: Image, numbers: dict, key: Key[Array, ''], config: ConfigDict) -> Image:
     """What light, lens and sensor vary."""
 
-    def drawn(name: str, low: int = -1) -> Array:
-        return config[name] * jax.random.uniform(keys[name], minval=low)
+    def either_way(name: str) -> Array:
+        return config[name] * (2 * numbers[name][0] - 1)
 
     if config.brightness:
-        image = brighten(image, 1 + drawn('brightness'))
+        image = brighten(image, 1 + either_way('brightness'))
     if config.contrast:
-        image = stretch_contrast(image, 1 + drawn('contrast'))
+        image = stretch_contrast(image, 1 + either_way('contrast'))
     if config.hue:
-        image = turn_hue(image, drawn('hue'))
+        image = turn_hue(image, either_way('hue'))
     if config.blur:
-        image = blur(image, drawn('blur', 0))
+        image = blur(image, config.blur * numbers['blur'][0])
     if config.noise:
-        image = add_noise(image, 255 * drawn('noise', 0), jax.random.fold_in(keys['noise'], 1))
+        image = add_noise(image, 255 * config.noise * numbers['noise'][0], key)
     return image
 
 
@@ -152,14 +153,12 @@ def add_noise(image: Image, std: Scalar, key: Key[Array, '']) -> Image:
     return jnp.clip(image + std * jax.random.normal(key, image.shape), 0, 255)
 
 
-def draw_affine(keys: dict, size: tuple[int, int], config: ConfigDict) -> Float[Array, '2 3']:
+def draw_affine(numbers: dict, size: tuple[int, int], config: ConfigDict) -> Float[Array, '2 3']:
     """A rotation and scaling about the photo's middle, and a shift; in pixels of a photo of (height, width)."""
-    degrees, exponent = (jax.random.uniform(keys[name], minval=-1) for name in ('rotation', 'scale'))
-    shift = config.shift * jax.random.uniform(keys['shift'], (2,), minval=-1)
+    rotation, scale, shift = (2 * numbers[name][:2] - 1 for name in ('rotation', 'scale', 'shift'))
     extent = jnp.asarray(size[::-1], jnp.float32)
-    return geometry.similarity(
-        extent / 2, (0.5 + shift) * extent, (1 + config.scale) ** exponent, config.rotation * degrees
-    )
+    target = (0.5 + config.shift * shift) * extent
+    return geometry.similarity(extent / 2, target, (1 + config.scale) ** scale[0], config.rotation * rotation[0])
 
 
 def move(
@@ -174,16 +173,15 @@ def move(
     return geometry.warp(image, matrix, size, replicate), geometry.transform(keypoints * extent, matrix) / extent
 
 
-def draw_content(key: Key[Array, ''], size: tuple[int, int], probability: float) -> Box:
+def draw_content(numbers: Numbers, size: tuple[int, int], probability: float) -> Box:
     """Where the content lies in a frame of (height, width): all of it, or with borders of up to BORDER.
 
     One side has a border for certain, then, and each other one in half of the cases.
     """
-    happens, first, others, width = jax.random.split(key, 4)
-    cut = jax.random.bernoulli(others, shape=(4,)) | (jnp.arange(4) == jax.random.randint(first, (), 0, 4))
+    cut = (jnp.arange(4) == jnp.floor(4 * numbers[1])) | (numbers[2:6] < 0.5)
     extent = jnp.asarray(2 * size[::-1])
-    width = jnp.ceil((1 - jax.random.uniform(width, (4,))) * BORDER * extent).astype(int)
-    width = jnp.where(cut & jax.random.bernoulli(happens, probability), width, 0)
+    width = jnp.ceil((1 - numbers[6:]) * BORDER * extent).astype(int)
+    width = jnp.where(cut & (numbers[0] < probability), width, 0)
     return jnp.concatenate([width[:2], (extent - width)[2:]])
 
 
@@ -200,20 +198,18 @@ def in_content(keypoints: Keypoints, content: Box, size: tuple[int, int]) -> Vis
     return ((points >= content[None, :2]) & (points < content[None, 2:])).all(-1)
 
 
-def draw_erased(key: Key[Array, ''], size: tuple[int, int], probability: float) -> Box:
+def draw_erased(numbers: Numbers, size: tuple[int, int], probability: float) -> Box:
     """A rectangle in a frame of (height, width), empty if nothing is to be erased.
 
     Its aspect is log-uniform, as torchvision has it. Where it is longer than the frame it is cut, not drawn again.
     """
-    happens, area, aspect, place = jax.random.split(key, 4)
-    area = math.prod(size) * jax.random.uniform(area, minval=ERASED_AREA[0], maxval=ERASED_AREA[1])
-    low, high = np.log(ERASED_ASPECT)
-    aspect = jnp.exp(jax.random.uniform(aspect, minval=low, maxval=high))
+    (least, most), (low, high) = ERASED_AREA, np.log(ERASED_ASPECT)
+    area = math.prod(size) * (least + (most - least) * numbers[1])
+    aspect = jnp.exp(low + (high - low) * numbers[2])
     extent = jnp.asarray(size[::-1])
     sides = jnp.clip(jnp.round(jnp.sqrt(area * jnp.stack([aspect, 1 / aspect]))).astype(int), 1, extent)
-    corner = jnp.floor(jax.random.uniform(place, (2,)) * (extent - sides + 1)).astype(int)
-    sides = jnp.where(jax.random.bernoulli(happens, probability), sides, 0)
-    return jnp.concatenate([corner, corner + sides])
+    corner = jnp.floor(numbers[3:5] * (extent - sides + 1)).astype(int)
+    return jnp.concatenate([corner, corner + jnp.where(numbers[0] < probability, sides, 0)])
 
 
 def erase(image: Image, box: Box, key: Key[Array, '']) -> Image:
