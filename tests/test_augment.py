@@ -36,7 +36,7 @@ def test_a_turned_photo_carries_its_keypoints_along(turns):
     np.testing.assert_array_equal(turned, np.rot90(image, turns))
 
 
-def test_a_dot_stays_on_its_keypoint_to_a_hundredth_of_a_pixel():
+def test_a_dot_stays_on_its_keypoint_to_three_hundredths_of_a_pixel():
     size, sigma = 48, 2.0
     keypoints = np.random.default_rng(1).uniform(0.3, 0.7, (40, 1, 2))
     x, y = np.meshgrid(np.arange(size) + 0.5, np.arange(size) + 0.5)
