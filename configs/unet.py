@@ -38,7 +38,22 @@ def get_config() -> ConfigDict:
     data.targets = 'host'  # heatmaps are made by tf.data; 'device' makes them inside jit
     data.cache = True  # decode every photo once and keep it: 49 KB a photo at 128x128, 1.3 GB for the training split
 
-    config.augment = ConfigDict({'quarter_turns': False})  # of training photos, inside jit; needs targets = 'device'
+    # Of training photos, inside jit, in hpe_jax/augment.py's order; 0 is off. Needs data.targets = 'device', or a
+    # source other than 'tfdata'.
+    config.augment = augment = ConfigDict()
+    augment.quarter_turns = False  # by a random multiple of 90 degrees, exactly
+    augment.mirror = 0.0  # probability; makes a LEFT hand of a right one
+    augment.rotation = 0.0  # largest angle either way, degrees: 180 is any angle
+    augment.scale = 0.0  # largest relative change: 0.25 is 1 / 1.25 to 1.25
+    augment.shift = 0.0  # largest shift along each axis, as a part of the photo's size
+    augment.brightness = 0.0  # largest change of the factor on the grey levels: 0.3 is 0.7 to 1.3
+    augment.contrast = 0.0  # the same on their distance from the photo's mean
+    augment.hue = 0.0  # largest turn either way, circles: 0.5 is any hue
+    augment.blur = 0.0  # largest standard deviation, pixels
+    augment.noise = 0.0  # largest standard deviation, where 1 is white
+    augment.borders = 0.0  # probability that the content ends inside the frame
+    augment.fill = 'black'  # where the photo was moved away, and in borders: 'black', 'replicate', or 'random'ly either
+    augment.erasing = 0.0  # probability that a rectangle of random pixels hides a part
 
     config.heatmap = ConfigDict({'sigma': 3.0, 'codec': 'subpixel'})  # sigma in pixels of image_size
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from hpe_jax import files, heatmap, losses, models, optim
+from hpe_jax import augment, files, heatmap, losses, models, optim
 from hpe_jax.errors import UserError
 
 FILE = 'config.json'
@@ -30,6 +30,8 @@ DEFAULTS = {
     'data.live_preset': 'full',
     'data.live_batch': 1,
     'augment.quarter_turns': False,
+    **{f'augment.{name}': 0.0 for name in augment.RANGES},
+    'augment.fill': 'black',
     'train.scan_epochs': False,
 }
 
@@ -45,6 +47,7 @@ def check(config: ConfigDict) -> None:
         'heatmap.codec': heatmap.CODECS,
         'data.targets': ('host', 'device'),
         'data.source': ('tfdata', 'resident', 'live'),
+        'augment.fill': augment.FILLS,
         'eval.decoder': config.eval.decoders,
     }
     for field, known in choices.items():
@@ -64,9 +67,14 @@ def check(config: ConfigDict) -> None:
             f'config.data.image_size={config.data.image_size}: must be a multiple of {step} for '
             f'{len(config.model.widths)} levels of config.model.widths'
         )
-    if config.augment.quarter_turns and config.data.targets == 'host' and config.data.source == 'tfdata':
+    for name, (low, high) in augment.RANGES.items():
+        if not low <= config.augment[name] <= high:
+            raise UserError(f'config.augment.{name}={config.augment[name]}: must lie between {low} and {high}')
+    on = [name for name in ('quarter_turns', *augment.RANGES) if config.augment[name]]
+    if on and config.data.targets == 'host' and config.data.source == 'tfdata':
         raise UserError(
-            "config.augment.quarter_turns: heatmaps that the host made cannot turn; set data.targets='device'"
+            f"config.augment.{on[0]}: the host's heatmaps and standardised photos stay as they are; "
+            "set data.targets='device'"
         )
     if config.train.scan_epochs and config.data.source != 'resident':
         raise UserError("config.train.scan_epochs: the photos must lie on the device; set data.source='resident'")

@@ -12,16 +12,21 @@ Normalised = pixels / size, so the frame is [0, 1] x [0, 1] at every resolution 
 keypoints alone. No half pixel appears outside this file and heatmap.py. FreiHAND's `uv = K·xyz / z` (principal point
 112.0 in a 224-pixel photo) speaks this convention. Images are NHWC.
 
-The functions take NumPy and JAX arrays alike, and answer in kind.
+An affine map is a (2, 3) matrix, in pixels from those of one picture to those of another of any size: [x', y'] =
+matrix @ [x, y, 1]. `transform` moves points by it and `warp` a picture, so that both stay together.
+
+The functions take NumPy and JAX arrays alike, and answer in kind; `warp` is JAX's.
 """
 
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Array, Bool, Float, Shaped
 
 AnyArray = np.ndarray | jax.Array
+Scalar = int | float | Float[AnyArray, '']
 
 
 def project(xyz: Float[AnyArray, '*n 21 3'], K: Float[AnyArray, '*n 3 3']) -> Float[AnyArray, '*n 21 2']:
@@ -55,3 +60,66 @@ def box_side(keypoints: Float[AnyArray, '*n 21 2'], visible: Bool[AnyArray, '*n 
     high = xp.where(seen, keypoints, -xp.inf).max(-2)
     low = xp.where(seen, keypoints, xp.inf).min(-2)
     return (high - low).max(-1)
+
+
+def similarity(
+    source: Float[AnyArray, '2'], target: Float[AnyArray, '2'], scale: Scalar, degrees: Scalar
+) -> Float[AnyArray, '2 3']:
+    """The affine map that moves the point `source` to `target`, scaling and turning counter-clockwise about it.
+
+    A crop of side s about a point, made n pixels wide: similarity(point, [n / 2, n / 2], n / s, 0).
+    """
+    xp = source.__array_namespace__()
+    angle = xp.deg2rad(xp.asarray(degrees, dtype=source.dtype))
+    cos, sin = scale * xp.cos(angle), scale * xp.sin(angle)
+    x, y = source[0], source[1]  # y points down, hence the signs
+    rows = [cos, sin, target[0] - cos * x - sin * y], [-sin, cos, target[1] + sin * x - cos * y]
+    return xp.stack([xp.stack(row) for row in rows])
+
+
+def inverse(matrix: Float[AnyArray, '2 3']) -> Float[AnyArray, '2 3']:
+    """The affine map back."""
+    xp = matrix.__array_namespace__()
+    (a, b, x), (c, d, y) = matrix
+    rows = [d, -b, b * y - d * x], [-c, a, c * x - a * y]
+    return xp.stack([xp.stack(row) for row in rows]) / (a * d - b * c)
+
+
+def transform(points: Float[AnyArray, '*n 2'], matrix: Float[AnyArray, '2 3']) -> Float[AnyArray, '*n 2']:
+    """Points, (x, y) in pixels, moved by an affine map. No matmul: accelerators round its factors to a few bits."""
+    xp = matrix.__array_namespace__()
+    x, y = points[..., 0], points[..., 1]
+    return xp.stack([row[0] * x + row[1] * y + row[2] for row in matrix], -1)
+
+
+def warp(
+    image: Shaped[AnyArray, 'h w c'],
+    matrix: Float[AnyArray, '2 3'],
+    size: tuple[int, int],
+    replicate: bool | Bool[Array, ''] = False,
+) -> Float[Array, '{size[0]} {size[1]} c']:
+    """One picture moved by an affine map, bilinear: what lay at p lies at transform(p, matrix).
+
+    Good for scales near 1 and above; one far below aliases, since no more than four pixels are looked at.
+
+    Args:
+      size: (height, width) of the result, pixels.
+      replicate: outside the picture lies its nearest pixel; otherwise black, which its outermost pixels fade into.
+    """
+    x, y = jnp.arange(size[1]) + 0.5, jnp.arange(size[0]) + 0.5
+    source = transform(jnp.stack(jnp.meshgrid(x, y), -1), inverse(jnp.asarray(matrix)))
+    left, right, x_weight, x_inside = _neighbours(source[..., 0], image.shape[1])
+    above, below, y_weight, y_inside = _neighbours(source[..., 1], image.shape[0])
+    image = jnp.asarray(image)
+    upper = (1 - x_weight) * image[above, left] + x_weight * image[above, right]
+    lower = (1 - x_weight) * image[below, left] + x_weight * image[below, right]
+    return ((1 - y_weight) * upper + y_weight * lower) * jnp.where(replicate, 1, x_inside * y_inside)
+
+
+def _neighbours(position: Float[Array, 'h w'], n: int) -> tuple:
+    """Along an axis of n pixels: the pixels on both sides of a position, the second one's weight, and how much of the
+    interpolation's triangle lies on pixels at all."""
+    inside = jnp.clip(jnp.minimum(position, n - position) + 0.5, 0, 1)[..., None]
+    index = jnp.clip(position - 0.5, 0, n - 1)
+    low = jnp.floor(index).astype(int)
+    return low, jnp.minimum(low + 1, n - 1), (index - low)[..., None], inside

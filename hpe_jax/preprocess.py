@@ -14,10 +14,11 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key, Shaped, UInt8
+from jaxtyping import Array, Bool, Float, Key, UInt8
 from ml_collections import ConfigDict
 
 from hpe_jax import heatmap
+from hpe_jax.augment import is_on, turn, vary
 from hpe_jax.geometry import AnyArray
 
 Batch = dict[str, AnyArray]
@@ -35,24 +36,21 @@ def to_uint8(image: np.ndarray, mean: np.ndarray, std: np.ndarray) -> UInt8[np.n
 
 
 def augment(batch: Batch, config: ConfigDict, key: Key[Array, '']) -> Batch:
-    """Varies the photos of a training batch and their keypoints (`config` is config.augment); needs device targets.
+    """Varies the photos of a training batch and their labels (`config` is config.augment); needs device targets.
 
-    `quarter_turns` turns each photo by a random multiple of 90 degrees: exact, without resampling.
+    `quarter_turns` turns each photo by a random multiple of 90 degrees: exact, without resampling. The rest is
+    augment.py's. With everything off the batch passes through.
     """
-    if not config.quarter_turns:
-        return batch
-    turns = jax.random.randint(key, batch['mask'].shape, 0, 4)
-    image, keypoints = jax.vmap(turn)(batch['image'], batch['keypoints'], turns)
-    return batch | {'image': image, 'keypoints': keypoints}
-
-
-def turn(
-    image: Shaped[AnyArray, 's s 3'], keypoints: Float[AnyArray, 'k 2'], turns: Int[AnyArray, '']
-) -> tuple[Shaped[AnyArray, 's s 3'], Float[AnyArray, 'k 2']]:
-    """One square photo and its normalised keypoints, turned counter-clockwise by `turns` (0 to 3) right angles."""
-    x, y = keypoints[:, 0], keypoints[:, 1]
-    turned = jnp.stack([jnp.stack(p, -1) for p in ((x, y), (y, 1 - x), (1 - x, 1 - y), (1 - y, x))])
-    return jax.lax.switch(turns, [partial(jnp.rot90, k=k) for k in range(4)], image), turned[turns]
+    number = batch['mask'].shape
+    if config.quarter_turns:
+        turns = jax.random.randint(key, number, 0, 4)
+        image, keypoints = jax.vmap(turn)(batch['image'], batch['keypoints'], turns)
+        batch = batch | {'image': image, 'keypoints': keypoints}
+    if is_on(config):
+        keys = jax.random.split(jax.random.fold_in(key, 1), number)
+        varied = jax.vmap(partial(vary, config=config))(batch['image'], batch['keypoints'], batch['visible'], keys)
+        batch = batch | dict(zip(('image', 'keypoints', 'visible'), varied, strict=True))
+    return batch
 
 
 def inputs(batch: Batch, mean: np.ndarray, std: np.ndarray) -> Float[AnyArray, 'b h w 3']:

@@ -63,6 +63,23 @@ def skeletons(
     return figure
 
 
+def sheet(
+    images: UInt8[np.ndarray, 'rows columns h w 3'],
+    keypoints: Float[np.ndarray, 'rows columns 21 2'],
+    visible: Bool[np.ndarray, 'rows columns 21'],
+) -> Figure:
+    """Photos side by side with their skeletons; keypoints normalised."""
+    rows, columns, height, width = images.shape[:4]
+    figure = Figure(figsize=(1.6 * columns, 1.6 * rows * height / width))
+    grid = figure.subplots(rows, columns, squeeze=False)
+    figure.subplots_adjust(0, 0, 1, 1, wspace=0.02, hspace=0.02)
+    for place in np.ndindex(rows, columns):
+        grid[place].axis('off')
+        show(grid[place], images[place])
+        draw_hand(grid[place], keypoints[place] * [width, height], visible[place], linewidth=1)
+    return figure
+
+
 def heatmaps(image: UInt8[np.ndarray, 'h w 3'], maps: Float[np.ndarray, 'h w 21']) -> Figure:
     """The 21 predicted heatmaps of one photo, each over the photo in grey, with its highest value."""
     grey = image.mean(-1)

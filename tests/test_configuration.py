@@ -1,9 +1,10 @@
 import json
+import re
 
 import pytest
 
 from configs import tiny, unet
-from hpe_jax import configuration
+from hpe_jax import augment, configuration
 from hpe_jax.errors import UserError
 
 
@@ -120,3 +121,38 @@ def test_a_directory_without_a_whole_config(tmp_path, content, message):
         (tmp_path / 'config.json').write_text(content)
     with pytest.raises(UserError, match=message):
         configuration.load(tmp_path)
+
+
+def test_augmentation_is_off_in_every_recipe_but_the_quick_starts_quarter_turns():
+    assert not augment.is_on(unet.get_config().augment) and not unet.get_config().augment.quarter_turns
+    assert set(unet.get_config().augment) == {'quarter_turns', 'fill', *augment.RANGES}
+
+
+@pytest.mark.parametrize(
+    ('field', 'value', 'message'),
+    [
+        ('rotation', 181, 'config.augment.rotation=181.0: must lie between 0 and 180'),
+        ('hue', 0.6, 'config.augment.hue=0.6: must lie between 0 and 0.5'),
+        ('blur', -1.0, 'config.augment.blur=-1.0: must lie between 0 and 10'),
+        ('scale', float('nan'), 'config.augment.scale=nan: must lie between 0 and 1'),
+        ('fill', 'grey', "config.augment.fill='grey': unknown; choose from black, replicate, random"),
+    ],
+)
+def test_augmentation_out_of_its_range(field, value, message):
+    config = tiny.get_config()
+    config.data.targets = 'device'
+    config.augment[field] = value
+    with pytest.raises(UserError, match=re.escape(message)):
+        configuration.check(config)
+
+
+@pytest.mark.parametrize('field', ['quarter_turns', 'rotation', 'noise'])
+def test_what_the_host_has_made_cannot_be_augmented(field):
+    config = tiny.get_config()
+    config.augment[field] = True if field == 'quarter_turns' else 0.5
+    with pytest.raises(UserError, match=f"augment.{field}: the host's .* set data.targets='device'"):
+        configuration.check(config)
+    for section, value in ('targets', 'device'), ('source', 'resident'), ('source', 'live'):
+        able = config.copy_and_resolve_references()
+        able.data[section] = value
+        configuration.check(able)

@@ -20,6 +20,7 @@ def config(freihand_like, tmp_path_factory):
     config = tiny.get_config()
     config.data.update(manual_dir=str(freihand_like), data_dir=str(tmp_path_factory.mktemp('tfds')), image_size=16)
     config.data.targets, config.augment.quarter_turns = 'device', True
+    config.augment.update(rotation=30, brightness=0.3, borders=0.5, fill='random')
     config.train.update(epochs=2, steps_per_epoch=2)
     return config
 
@@ -65,11 +66,12 @@ def test_the_resident_source_equals_tf_data_bit_for_bit(runs):
 
 
 def test_epochs_in_one_call_equal_the_loop(runs):
+    """Up to a grey level of an augmented photo that rounds otherwise, which moves a parameter by less than 1e-4."""
     (history, state), (expected_history, expected) = runs['scanned'], runs['looped']
     for record, wanted in zip(history, expected_history, strict=True):
-        assert record == pytest.approx(wanted, rel=1e-6)
+        assert record == pytest.approx(wanted, rel=1e-4)
     for name in expected:
-        np.testing.assert_allclose(state[name], expected[name], rtol=1e-6, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(state[name], expected[name], rtol=1e-4, atol=1e-4, err_msg=name)
 
 
 def test_epochs_in_one_call_go_on_bit_for_bit(runs, config, tmp_path):

@@ -39,6 +39,55 @@ def test_box_side_is_the_longer_side_of_what_is_visible():
     assert geometry.box_side(keypoints, visible) == 0.5
 
 
+@pytest.mark.parametrize('xp', [np, jnp])
+def test_similarity_by_hand(xp):
+    """Half a pixel right of the point, turned counter-clockwise, lies above the target: y points down."""
+    matrix = geometry.similarity(xp.asarray([6.0, 2.0]), xp.asarray([10.0, 20.0]), 4, 90)
+    assert isinstance(matrix, np.ndarray if xp is np else jnp.ndarray)
+    points = xp.asarray([[6.0, 2.0], [6.5, 2.0], [6.0, 3.0]])
+    np.testing.assert_allclose(geometry.transform(points, matrix), [[10, 20], [10, 18], [14, 20]], atol=1e-5)
+    there = geometry.transform(points, matrix)
+    np.testing.assert_allclose(geometry.transform(there, geometry.inverse(matrix)), points, atol=1e-5)
+
+
+def test_inverse_of_any_affine_map():
+    matrix = np.array([[2.0, 0.5, 3.0], [-1.0, 1.5, -7.0]])
+    whole = np.vstack([matrix, [0, 0, 1]])
+    np.testing.assert_allclose(geometry.inverse(matrix), np.linalg.inv(whole)[:2], atol=1e-12)
+
+
+def coordinates(height: int, width: int) -> np.ndarray:
+    """A picture whose two channels are the x and the y of each pixel's centre."""
+    return np.stack(np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5), -1).astype(np.float32)
+
+
+def test_a_picture_goes_where_its_points_go():
+    """To another size and shape: each pixel shows, exactly, the point that is moved to its centre."""
+    matrix = geometry.similarity(np.float32([15, 9]), np.float32([12, 20]), 1.6, 33.0)
+    moved = geometry.warp(coordinates(20, 30), matrix, (40, 24))
+    points = geometry.transform(coordinates(40, 24), geometry.inverse(matrix))
+    whole = ((points >= 0.5) & (points <= [29.5, 19.5])).all(-1)  # no closer to an edge than its pixels' centres
+    assert moved.shape == (40, 24, 2) and 0.4 < whole.mean() < 0.9
+    np.testing.assert_allclose(np.asarray(moved)[whole], points[whole], atol=2e-5)
+
+
+@pytest.mark.parametrize('degrees', [0, 90, 180, -90])
+def test_a_right_angle_is_exact(degrees):
+    image = np.random.default_rng(0).integers(0, 256, (7, 7, 3), np.uint8)
+    matrix = geometry.similarity(np.float32([3.5, 3.5]), np.float32([3.5, 3.5]), 1.0, degrees)
+    np.testing.assert_allclose(geometry.warp(image, matrix, (7, 7)), np.rot90(image, degrees // 90), atol=2e-3)
+
+
+def test_outside_the_picture_lies_black_or_its_nearest_pixel():
+    image = np.float32([[10, 20], [30, 40]])[..., None]
+    matrix = np.float32([[1, 0, 1.5], [0, 1, 1]])  # right by one and a half pixels, down by one
+    black = [[0, 0, 0, 0, 0], [0, 5, 15, 10, 0], [0, 15, 35, 20, 0], [0, 0, 0, 0, 0]]
+    np.testing.assert_allclose(geometry.warp(image, matrix, (4, 5))[..., 0], black, atol=1e-5)
+    row, last = [10, 10, 15, 20, 20], [30, 30, 35, 40, 40]
+    replicated = geometry.warp(image, matrix, (4, 5), replicate=True)[..., 0]
+    np.testing.assert_allclose(replicated, [row, row, last, last], atol=1e-5)
+
+
 def test_labels_of_real_photos_project_as_the_reference_projects_them(shared):
     from hpe_jax.data.freihand import folder
 

@@ -44,6 +44,7 @@ def run(tmp_path):
         (['--config.train.batch_size=many'], 'batch_size'),
         (['--config.loss.name=huber'], "config.loss.name='huber': unknown; choose from iou, mse"),
         (['--config.train.batch_size=0'], 'config.train.batch_size=0: must be at least 1'),
+        (['--config.augment.rotation=200'], 'config.augment.rotation=200.0: must lie between 0 and 180'),
         (['--config.data.image_size=33'], 'config.data.image_size=33: must be a multiple of 2'),
         (['--config.eval.decoder=best'], 'choose from argmax, mean, softargmax, window'),
         (['--config.data.mean=(.1,.2)'], 'give both with 3 numbers'),

@@ -4,9 +4,13 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from hpe_jax import heatmap, preprocess
+from configs import unet
+from hpe_jax import augment, geometry, heatmap, preprocess
 
 MEAN, STD = np.float32([0.4, 0.5, 0.3]), np.float32([0.2, 0.1, 0.25])
+EVERYTHING = {name: {'hue': 0.5, 'rotation': 180, 'blur': 1.5}.get(name, 0.4) for name in augment.RANGES} | {
+    'fill': 'random'
+}
 HEATMAP = ConfigDict({'sigma': 2.0, 'codec': 'subpixel'})
 
 
@@ -56,20 +60,10 @@ def test_padding_and_invisible_keypoints_do_not_count():
     assert not counted[1].any()
 
 
-@pytest.mark.parametrize('turns', range(4))
-def test_a_turned_photo_carries_its_keypoints_along(turns):
-    image = np.zeros((8, 8, 3), np.uint8)
-    image[1, 6] = 200  # row 1, column 6: its centre is (6.5, 1.5) pixels
-    keypoints = np.float32([[6.5, 1.5], [4, 4]]) / 8
-    turned, moved = jax.jit(preprocess.turn)(image, keypoints, turns)
-    row, column = np.argwhere(np.asarray(turned)[..., 0])[0]
-    np.testing.assert_allclose(moved * 8, [[column + 0.5, row + 0.5], [4, 4]], atol=1e-6)
-    np.testing.assert_array_equal(turned, np.rot90(image, turns))
-
-
-def test_augment_is_off_by_default_and_a_pure_function_of_the_key():
+def test_augment_is_off_by_default_and_quarter_turns_are_a_pure_function_of_the_key():
     plain = batch() | {'image': batch()['image'][:, :, :16]}
-    off, on = ConfigDict({'quarter_turns': False}), ConfigDict({'quarter_turns': True})
+    off, on = unet.get_config().augment, unet.get_config().augment
+    on.quarter_turns = True
     assert preprocess.augment(plain, off, jax.random.key(0)) is plain
     many = jax.tree.map(lambda x: np.concatenate([x] * 20), plain)
     first, again, other = (preprocess.augment(many, on, jax.random.key(k)) for k in (0, 0, 1))
@@ -77,3 +71,34 @@ def test_augment_is_off_by_default_and_a_pure_function_of_the_key():
     assert (np.asarray(first['image']) != np.asarray(other['image'])).any()
     seen = {image.tobytes() for image in np.asarray(first['image'][::2])}
     assert seen == {np.rot90(plain['image'][0], k).tobytes() for k in range(4)}
+
+
+@pytest.fixture(scope='module')
+def varied():
+    """Six equal photos, an outer keypoint among theirs, and all that `augment` makes of them by its key."""
+    config = unet.get_config().augment
+    config.update(EVERYTHING)
+    same = jax.tree.map(lambda x: np.repeat(x[:1], 6, 0), batch())
+    same['keypoints'][:, 3] = [1.02, 0.5]
+    same['visible'] = np.array(geometry.inside_frame(same['keypoints']))
+    function = jax.jit(lambda key: preprocess.augment(same, config, key))
+    return same, [jax.device_get(function(jax.random.key(seed))) for seed in (0, 0, 1)]
+
+
+def test_all_at_once_is_a_pure_function_of_the_key_and_differs_between_photos(varied):
+    plain, (first, again, other) = varied
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), first) == jax.tree.map(lambda x: (x.shape, x.dtype), plain)
+    jax.tree.map(np.testing.assert_array_equal, first, again)
+    photos = [*first['image'], *other['image']]
+    assert len({photo.tobytes() for photo in photos}) == 12
+    assert len({points.tobytes() for points in [*first['keypoints'], *other['keypoints']]}) == 12
+    np.testing.assert_array_equal(first['mask'], plain['mask'])
+
+
+def test_only_what_was_visible_and_lies_in_the_frame_is_visible(varied):
+    plain, made = varied
+    for result in made:
+        inside = geometry.inside_frame(result['keypoints'])
+        assert not (result['visible'] & ~(plain['visible'] & inside)).any()
+    assert any(geometry.inside_frame(result['keypoints'])[:, 3].any() for result in made)
+    assert 0.3 < np.mean([result['visible'] for result in made]) < 0.95

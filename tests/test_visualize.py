@@ -31,6 +31,7 @@ def test_pictures_of_every_kind_are_written_whole(tmp_path):
     keypoints = rng.random((5, 21, 2))
     figures = {
         'skeletons': visualize.skeletons(images, keypoints, keypoints + 0.01, np.ones((5, 21), bool)),
+        'sheet': visualize.sheet(images[None], keypoints[None], np.ones((1, 5, 21), bool)),
         'heatmaps': visualize.heatmaps(images[0], rng.random((32, 32, 21))),
         'curves': visualize.curves([RECORD | {'epoch': epoch} for epoch in (1, 2, 3)]),
         'unvalidated': visualize.curves([RECORD | {'epoch': 1, 'validation_loss': None, 'validation_error_pct': None}]),

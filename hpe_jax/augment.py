@@ -1,0 +1,232 @@
+"""Augmentation of ONE photo and its keypoints, inside jit; vmap at the edge (preprocess.augment).
+
+The fields of `config.augment`. Each photo draws its own numbers, uniformly unless said; 0 is off:
+
+    mirror      probability of a mirror image, which makes a LEFT hand of a right one
+    rotation    largest angle either way about the photo's middle, degrees; 180 is any angle
+    scale       largest relative change of size: by 1 / (1 + scale) to 1 + scale, log-uniform
+    shift       largest shift either way, along x and along y, as a part of the photo's size
+    brightness  largest change of the factor on the grey levels
+    contrast    largest change of the factor on their distance from the photo's mean luma
+    hue         largest turn of the hue either way, in circles; 0.5 is any hue
+    blur        largest standard deviation of a Gaussian, pixels
+    noise       largest standard deviation of Gaussian noise, where 1 is white; for each pixel and channel
+    borders     probability that the content ends inside the frame, on one to four sides
+    fill        what lies where the photo was moved away and in the borders; one of FILLS
+    erasing     probability that one rectangle is replaced by random pixels
+
+They apply in this order, which is life's: the hand moves, then light, lens and sensor, the crop, and what lies upon it.
+Brightness, contrast and hue are those of torchvision's ColorJitter; erasing is that of Zhong et al., "Random erasing
+data augmentation", 2020.
+
+Rotation, scale and shift are one resample, by the one matrix that also moves the keypoints. A keypoint that leaves the
+frame or lies in a border becomes invisible, and none becomes visible again: what lay outside was never in the photo. A
+keypoint in an erased rectangle stays visible: it is hidden, but its place is known.
+"""
+
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key, Shaped, UInt8
+from ml_collections import ConfigDict
+
+from hpe_jax import geometry
+from hpe_jax.geometry import AnyArray, Scalar
+
+# What each number may be.
+RANGES = {
+    'mirror': (0, 1),
+    'rotation': (0, 180),
+    'scale': (0, 1),
+    'shift': (0, 1),
+    'brightness': (0, 1),
+    'contrast': (0, 1),
+    'hue': (0, 0.5),
+    'blur': (0, 10),
+    'noise': (0, 1),
+    'borders': (0, 1),
+    'erasing': (0, 1),
+}
+FILLS = ('black', 'replicate', 'random')  # the second is the nearest pixel, the third either of them, per photo
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+BORDER = 0.25  # the widest border, as a part of the photo's size
+ERASED_AREA, ERASED_ASPECT = (0.02, 1 / 3), (0.3, 1 / 0.3)  # torchvision's; the area as a part of the photo's
+
+Image = Float[AnyArray, 'h w 3']  # grey levels, 0 to 255
+Keypoints = Float[AnyArray, 'k 2']  # (x, y), normalised
+Visible = Bool[AnyArray, 'k']
+Numbers = Float[AnyArray, '10']  # uniform in [0, 1), independent: as many as the neediest field takes
+Box = Int[AnyArray, '4']  # left, top, right, bottom; whole pixels, the last two outside
+
+
+def is_on(config: ConfigDict) -> bool:
+    """Whether `vary` does anything."""
+    return any(config[name] for name in RANGES)
+
+
+def vary(
+    image: UInt8[AnyArray, 'h w 3'], keypoints: Keypoints, visible: Visible, key: Key[Array, ''], config: ConfigDict
+) -> tuple[UInt8[Array, 'h w 3'], Keypoints, Visible]:
+    """One photo and its labels, varied as the module says. What is off costs nothing and alters no other's numbers."""
+    key, noise, pixels = jax.random.split(key, 3)
+    numbers = dict(zip((*RANGES, 'fill'), jax.random.uniform(key, (len(RANGES) + 1, 10)), strict=True))
+    size = image.shape[:2]
+    replicate = numbers['fill'][0] < 0.5 if config.fill == 'random' else config.fill == 'replicate'
+    if config.mirror:
+        flip = numbers['mirror'][0] < config.mirror
+        image = jnp.where(flip, image[:, ::-1], image)
+        keypoints = jnp.where(flip, jnp.stack([1 - keypoints[:, 0], keypoints[:, 1]], -1), keypoints)
+    if config.rotation or config.scale or config.shift:
+        image, keypoints = move(image, keypoints, draw_affine(numbers, size, config), replicate)
+    image = photograph(jnp.float32(image), numbers, noise, config)
+    if config.borders:
+        content = draw_content(numbers['borders'], size, config.borders)
+        image, visible = border(image, content, replicate), visible & in_content(keypoints, content, size)
+    if config.erasing:
+        image = erase(image, draw_erased(numbers['erasing'], size, config.erasing), pixels)
+    return jnp.round(image).astype(jnp.uint8), keypoints, visible & geometry.inside_frame(keypoints)
+
+
+def photograph(image: Image, numbers: dict, key: Key[Array, ''], config: ConfigDict) -> Image:
+    """What light, lens and sensor vary."""
+
+    def either_way(name: str) -> Array:
+        return config[name] * (2 * numbers[name][0] - 1)
+
+    if config.brightness:
+        image = brighten(image, 1 + either_way('brightness'))
+    if config.contrast:
+        image = stretch_contrast(image, 1 + either_way('contrast'))
+    if config.hue:
+        image = turn_hue(image, either_way('hue'))
+    if config.blur:
+        image = blur(image, config.blur * numbers['blur'][0])
+    if config.noise:
+        image = add_noise(image, 255 * config.noise * numbers['noise'][0], key)
+    return image
+
+
+def brighten(image: Image, factor: Scalar) -> Image:
+    return jnp.clip(factor * image, 0, 255)
+
+
+def stretch_contrast(image: Image, factor: Scalar) -> Image:
+    """factor * image + (1 - factor) * its mean luma."""
+    mean = sum(weight * image[..., channel].mean() for channel, weight in enumerate(LUMA))
+    return jnp.clip(mean + factor * (image - mean), 0, 255)
+
+
+def turn_hue(image: Image, turns: Scalar) -> Image:
+    """The hue of HSV advanced by so many circles (red, green, blue, red), saturation and value kept; greys stay."""
+    value = image.max(-1)
+    chroma = value - image.min(-1)
+    red, green, blue = image[..., 0], image[..., 1], image[..., 2]
+    sixths = jnp.where(
+        value == red, green - blue, jnp.where(value == green, blue - red + 2 * chroma, red - green + 4 * chroma)
+    ) / jnp.where(chroma > 0, chroma, 1)
+    channels = []
+    for offset in (5, 3, 1):
+        place = offset + sixths + 6 * turns
+        place = place - 6 * jnp.floor(place / 6)
+        channels.append(value - chroma * jnp.clip(jnp.minimum(place, 4 - place), 0, 1))
+    return jnp.stack(channels, -1)
+
+
+def blur(image: Image, sigma: Scalar) -> Image:
+    """Gaussian of `sigma` pixels; beyond its edges the photo goes on as its mirror image, so that its mean stays."""
+    rows, columns = (_mirrored_gaussian(n, sigma) for n in image.shape[:2])
+    return jnp.einsum('ij,jkc,lk->ilc', rows, image, columns, precision='highest')
+
+
+def _mirrored_gaussian(n: int, sigma: Scalar) -> Float[Array, '{n} {n}']:
+    """What each of n pixels in a row takes from each: from itself, and from its mirror images beyond the two ends."""
+    target, source = np.mgrid[:n, :n].astype(np.float32)
+    images = np.stack([source, -1 - source, 2 * n - 1 - source])
+    weights = jnp.exp(-0.5 * ((target[None] - images) / jnp.maximum(sigma, 0.01)) ** 2).sum(0)
+    return weights / weights.sum(1, keepdims=True)
+
+
+def add_noise(image: Image, std: Scalar, key: Key[Array, '']) -> Image:
+    return jnp.clip(image + std * jax.random.normal(key, image.shape), 0, 255)
+
+
+def draw_affine(numbers: dict, size: tuple[int, int], config: ConfigDict) -> Float[Array, '2 3']:
+    """A rotation and scaling about the photo's middle, and a shift; in pixels of a photo of (height, width)."""
+    rotation, scale, shift = (2 * numbers[name][:2] - 1 for name in ('rotation', 'scale', 'shift'))
+    extent = jnp.asarray(size[::-1], jnp.float32)
+    target = (0.5 + config.shift * shift) * extent
+    return geometry.similarity(extent / 2, target, (1 + config.scale) ** scale[0], config.rotation * rotation[0])
+
+
+def move(
+    image: Shaped[AnyArray, 'h w 3'],
+    keypoints: Keypoints,
+    matrix: Float[AnyArray, '2 3'],
+    replicate: bool | Bool[Array, ''],
+) -> tuple[Image, Keypoints]:
+    """A photo and its keypoints, moved by one affine map in pixels."""
+    size = image.shape[:2]
+    extent = np.float32(size[::-1])[None]
+    return geometry.warp(image, matrix, size, replicate), geometry.transform(keypoints * extent, matrix) / extent
+
+
+def draw_content(numbers: Numbers, size: tuple[int, int], probability: float) -> Box:
+    """Where the content lies in a frame of (height, width): all of it, or with borders of up to BORDER.
+
+    One side has a border for certain, then, and each other one in half of the cases.
+    """
+    cut = (jnp.arange(4) == jnp.floor(4 * numbers[1])) | (numbers[2:6] < 0.5)
+    extent = jnp.asarray(2 * size[::-1])
+    width = jnp.ceil((1 - numbers[6:]) * BORDER * extent).astype(int)
+    width = jnp.where(cut & (numbers[0] < probability), width, 0)
+    return jnp.concatenate([width[:2], (extent - width)[2:]])
+
+
+def border(image: Image, content: Box, replicate: bool | Bool[Array, '']) -> Image:
+    """What lies outside the content replaced: by the content's nearest pixel, or by black."""
+    rows, columns = (jnp.arange(n) for n in image.shape[:2])
+    nearest = jnp.clip(rows, content[1], content[3] - 1)[:, None], jnp.clip(columns, content[0], content[2] - 1)[None]
+    return jnp.where(in_box(image.shape[:2], content)[..., None] | replicate, image[nearest], 0)
+
+
+def in_content(keypoints: Keypoints, content: Box, size: tuple[int, int]) -> Visible:
+    """Which keypoints lie on the content of a frame of (height, width)."""
+    points = keypoints * np.float32(size[::-1])[None]
+    return ((points >= content[None, :2]) & (points < content[None, 2:])).all(-1)
+
+
+def draw_erased(numbers: Numbers, size: tuple[int, int], probability: float) -> Box:
+    """A rectangle in a frame of (height, width), empty if nothing is to be erased.
+
+    Its aspect is log-uniform, as torchvision has it. Where it is longer than the frame it is cut, not drawn again.
+    """
+    (least, most), (low, high) = ERASED_AREA, np.log(ERASED_ASPECT)
+    area = math.prod(size) * (least + (most - least) * numbers[1])
+    aspect = jnp.exp(low + (high - low) * numbers[2])
+    extent = jnp.asarray(size[::-1])
+    sides = jnp.clip(jnp.round(jnp.sqrt(area * jnp.stack([aspect, 1 / aspect]))).astype(int), 1, extent)
+    corner = jnp.floor(numbers[3:5] * (extent - sides + 1)).astype(int)
+    return jnp.concatenate([corner, corner + jnp.where(numbers[0] < probability, sides, 0)])
+
+
+def erase(image: Image, box: Box, key: Key[Array, '']) -> Image:
+    """Random pixels in the box, uniform over all grey levels."""
+    pixels = jax.random.bits(key, image.shape, jnp.uint8)
+    return jnp.where(in_box(image.shape[:2], box)[..., None], jnp.float32(pixels), image)
+
+
+def in_box(size: tuple[int, int], box: Box) -> Bool[Array, '{size[0]} {size[1]}']:
+    rows, columns = (jnp.arange(n) for n in size)
+    return ((rows >= box[1]) & (rows < box[3]))[:, None] & ((columns >= box[0]) & (columns < box[2]))[None]
+
+
+def turn(
+    image: Shaped[AnyArray, 's s 3'], keypoints: Float[AnyArray, 'k 2'], turns: Int[AnyArray, '']
+) -> tuple[Shaped[AnyArray, 's s 3'], Float[AnyArray, 'k 2']]:
+    """One square photo and its normalised keypoints, turned counter-clockwise by `turns` (0 to 3) right angles."""
+    x, y = keypoints[:, 0], keypoints[:, 1]
+    turned = jnp.stack([jnp.stack(p, -1) for p in ((x, y), (y, 1 - x), (1 - x, 1 - y), (1 - y, x))])
+    return jax.lax.switch(turns, [partial(jnp.rot90, k=k) for k in range(4)], image), turned[turns]

@@ -1,0 +1,200 @@
+import colorsys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from configs import unet
+from hpe_jax import augment, preprocess
+
+RNG = np.random.default_rng(0)
+PHOTO = RNG.integers(0, 256, (12, 20, 3)).astype(np.float32)
+MANY = RNG.random((400, 10), np.float32)
+
+
+def vary(batch: dict, **fields) -> dict:
+    config = unet.get_config().augment
+    config.update(fields)
+    return jax.device_get(jax.jit(lambda b, key: preprocess.augment(b, config, key))(batch, jax.random.key(3)))
+
+
+def batch_of(images: np.ndarray, keypoints: np.ndarray) -> dict:
+    visible = ((keypoints >= 0) & (keypoints < 1)).all(-1)
+    return {'image': images, 'keypoints': np.float32(keypoints), 'visible': visible, 'mask': np.ones(len(images), bool)}
+
+
+@pytest.mark.parametrize('turns', range(4))
+def test_a_turned_photo_carries_its_keypoints_along(turns):
+    image = np.zeros((8, 8, 3), np.uint8)
+    image[1, 6] = 200  # row 1, column 6: its centre is (6.5, 1.5) pixels
+    keypoints = np.float32([[6.5, 1.5], [4, 4]]) / 8
+    turned, moved = jax.jit(augment.turn)(image, keypoints, turns)
+    row, column = np.argwhere(np.asarray(turned)[..., 0])[0]
+    np.testing.assert_allclose(moved * 8, [[column + 0.5, row + 0.5], [4, 4]], atol=1e-6)
+    np.testing.assert_array_equal(turned, np.rot90(image, turns))
+
+
+def test_a_dot_stays_on_its_keypoint_to_three_hundredths_of_a_pixel():
+    size, sigma = 48, 2.0
+    keypoints = np.random.default_rng(1).uniform(0.3, 0.7, (40, 1, 2))
+    x, y = np.meshgrid(np.arange(size) + 0.5, np.arange(size) + 0.5)
+    squares = (x - size * keypoints[..., :1]) ** 2 + (y - size * keypoints[..., 1:]) ** 2
+    dots = np.uint8(np.round(255 * np.exp(-0.5 * squares / sigma**2)))
+    plain = batch_of(np.repeat(dots[..., None], 3, -1), keypoints)
+    made = vary(plain, mirror=0.5, rotation=180, scale=0.25, shift=0.2)
+    weights = np.float64(made['image'][..., 0])
+    found = np.stack([(weights * axis).sum((1, 2)) for axis in (x, y)], -1) / weights.sum((1, 2))[:, None]
+    expected = size * made['keypoints'][:, 0]
+    whole = ((expected > 5 * sigma) & (expected < size - 5 * sigma)).all(-1)
+    assert whole.sum() > 15 and np.linalg.norm(expected - size * keypoints[:, 0], axis=-1)[whole].mean() > 5
+    np.testing.assert_allclose(found[whole], expected[whole], atol=0.03)
+
+
+def test_a_keypoint_that_leaves_is_invisible_and_one_that_enters_stays_so():
+    keypoints = np.tile([[0.05, 0.5], [-0.05, 0.5]], (40, 1, 1))
+    made = vary(batch_of(np.full((40, 8, 8, 3), 90, np.uint8), keypoints), shift=0.3)
+    assert set(made['image'][:, 3:5, 3:5].ravel()) == {90} and (made['image'] == 0).any()  # filled with black
+    inside = made['keypoints'][..., 0] >= 0
+    np.testing.assert_array_equal(made['visible'], inside & [True, False])
+    assert 0 < inside[:, 0].mean() < 1 and inside[:, 1].any()
+
+
+def test_affine_maps_span_their_ranges():
+    config = unet.get_config().augment
+    config.update({'rotation': 30, 'scale': 0.25, 'shift': 0.1})
+    numbers = {name: RNG.permutation(MANY) for name in ('rotation', 'scale', 'shift')}
+    maps = np.asarray(jax.jit(jax.vmap(lambda numbers: augment.draw_affine(numbers, (40, 80), config)))(numbers))
+    degrees = np.degrees(np.arctan2(maps[:, 0, 1], maps[:, 0, 0]))
+    scale = np.hypot(maps[:, 0, 0], maps[:, 0, 1])
+    shift = (maps @ [40, 20, 1] - [40, 20]) / [80, 40]
+    for values, limit in (degrees, 30), (np.log(scale), np.log(1.25)), (shift[:, 0], 0.1), (shift[:, 1], 0.1):
+        assert 0.97 < values.max() / limit < 1.0001 and 0.97 < -values.min() / limit < 1.0001
+        assert abs(values.mean()) < 0.1 * limit
+
+
+def test_a_mirrored_photo_carries_its_keypoints_along():
+    images = np.random.default_rng(2).integers(0, 256, (60, 4, 4, 3), np.uint8)
+    made = vary(batch_of(images, np.tile([[0.2, 0.6]], (60, 1, 1))), mirror=0.3)
+    flipped = made['keypoints'][:, 0, 0] > 0.5
+    expected = np.where(flipped[:, None, None, None], images[:, :, ::-1], images)
+    np.testing.assert_array_equal(made['image'], expected)
+    np.testing.assert_allclose(
+        made['keypoints'][:, 0], np.where(flipped[:, None], [[0.8, 0.6]], [[0.2, 0.6]]), rtol=1e-6
+    )
+    assert 0.1 < flipped.mean() < 0.5
+
+
+def test_no_other_number_changes_with_what_is_on():
+    plain = batch_of(np.zeros((8, 8, 8, 3), np.uint8), np.full((8, 1, 2), 0.4))
+    one, both = vary(plain, mirror=0.5), vary(plain, mirror=0.5, brightness=0.5)
+    assert len(np.unique(one['keypoints'])) == 2
+    np.testing.assert_allclose(one['keypoints'], both['keypoints'], rtol=1e-6)
+
+
+def test_brightness_and_contrast_by_hand():
+    np.testing.assert_allclose(augment.brighten(PHOTO, 1.5), np.minimum(1.5 * PHOTO, 255), rtol=1e-6)
+    luma = (PHOTO @ [0.299, 0.587, 0.114]).mean()
+    for factor in (0.0, 0.5, 1.0, 1.5):
+        expected = np.clip(luma + factor * (PHOTO - luma), 0, 255)
+        np.testing.assert_allclose(augment.stretch_contrast(PHOTO, factor), expected, atol=1e-3)
+
+
+def test_each_photo_is_lit_by_a_factor_of_its_own_within_the_range():
+    made = vary(batch_of(np.full((60, 4, 4, 3), 100, np.uint8), np.zeros((60, 1, 2))), brightness=0.5)
+    values = made['image'][:, 0, 0, 0]
+    assert (made['image'] == values[:, None, None, None]).all() and len(set(values)) > 25
+    assert 50 <= values.min() < 60 and 140 < values.max() <= 150
+    np.testing.assert_array_equal(made['keypoints'], 0)
+    assert made['visible'].all()
+
+
+def test_hue_turns_as_colorsys_has_it():
+    turn = jax.jit(augment.turn_hue)
+
+    def expected(pixel, turns):
+        h, s, v = colorsys.rgb_to_hsv(*pixel / 255)
+        return 255 * np.array(colorsys.hsv_to_rgb((h + turns) % 1, s, v))
+
+    for turns in (0.3, -0.2):
+        wanted = [[expected(np.float64(pixel), turns) for pixel in row] for row in PHOTO]
+        np.testing.assert_allclose(turn(PHOTO, turns), wanted, atol=2e-3)
+    np.testing.assert_allclose(turn(PHOTO, 1.0), PHOTO, atol=1e-3)
+    grey = np.repeat(PHOTO[..., :1], 3, -1)
+    np.testing.assert_array_equal(turn(grey, 0.4), grey)
+
+
+def test_blur_is_scipys_gaussian_and_keeps_the_mean():
+    blur = jax.jit(augment.blur)
+    for sigma in (0.6, 1.7):
+        expected = ndimage.gaussian_filter(PHOTO, (sigma, sigma, 0), mode='reflect', truncate=7)
+        blurred = blur(PHOTO, sigma)
+        np.testing.assert_allclose(blurred, expected, atol=0.01)
+        np.testing.assert_allclose(blurred.mean((0, 1)), PHOTO.mean((0, 1)), rtol=1e-5)
+    np.testing.assert_allclose(blur(np.full_like(PHOTO, 77), 1.7), 77, rtol=1e-6)
+    np.testing.assert_allclose(blur(PHOTO, 0.0), PHOTO, rtol=1e-6)
+
+
+def test_noise_has_its_standard_deviation_and_is_each_pixels_own():
+    noise = np.asarray(augment.add_noise(np.full((60, 60, 3), 128, np.float32), 20.0, jax.random.key(0))) - 128
+    assert noise.std() == pytest.approx(20, rel=0.03) and abs(noise.mean()) < 0.7
+    for other in (noise[1:, :] * noise[:-1, :], noise[:, 1:] * noise[:, :-1], noise[..., 1:] * noise[..., :-1]):
+        assert abs(other.mean()) < 0.05 * 20**2
+    made = vary(batch_of(np.full((30, 16, 16, 3), 128, np.uint8), np.zeros((30, 1, 2))), noise=0.1)
+    stds = made['image'].std((1, 2, 3))
+    assert stds.min() < 6 and 20 < stds.max() < 27
+
+
+def test_one_rectangle_is_erased_and_hides_no_label():
+    draw = jax.jit(jax.vmap(lambda numbers: augment.draw_erased(numbers, (60, 80), 0.7)))
+    boxes = np.asarray(draw(MANY))
+    width, height = (boxes[:, 2:] - boxes[:, :2]).T
+    drawn = width > 0
+    assert drawn.mean() == pytest.approx(0.7, abs=0.07) and (height[~drawn] == 0).all()
+    assert (boxes[:, :2] >= 0).all() and (boxes[:, 2:] <= [80, 60]).all()
+    area, whole = (width * height / 4800)[drawn], drawn & (height < 60) & (width < 80)
+    aspect = width[whole] / height[whole]
+    assert 0.018 < area.min() < 0.04 and 0.3 < area.max() < 0.345
+    assert 0.27 < aspect.min() < 0.4 and 2.5 < aspect.max() < 3.7
+    box = np.array([3, 2, 9, 6])
+    changed = np.asarray(augment.erase(np.full_like(PHOTO, 300), box, jax.random.key(0))) != 300
+    expected = np.zeros_like(changed)
+    expected[2:6, 3:9] = True
+    np.testing.assert_array_equal(changed, expected)
+    made = vary(batch_of(np.zeros((20, 8, 8, 3), np.uint8), RNG.random((20, 9, 2))), erasing=1)
+    assert made['visible'].all() and made['image'].any((1, 2, 3)).all()
+
+
+def test_the_content_ends_inside_the_frame():
+    content = np.asarray(jax.jit(jax.vmap(lambda numbers: augment.draw_content(numbers, (40, 80), 0.6)))(MANY))
+    widths = np.concatenate([content[:, :2], [80, 40] - content[:, 2:]], 1)
+    has = widths.any(1)
+    assert has.mean() == pytest.approx(0.6, abs=0.08)
+    assert ((widths >= 0) & (widths <= [20, 10, 20, 10])).all()
+    np.testing.assert_allclose((widths[has] > 0).mean(0), 1 / 4 + 3 / 4 / 2, atol=0.1)
+    assert set((widths[has] > 0).sum(1)) == {1, 2, 3, 4}
+
+
+@pytest.mark.parametrize('replicate', [False, True])
+def test_a_border_is_black_or_the_nearest_pixel_and_takes_its_keypoints(replicate):
+    image = jnp.asarray(PHOTO[:4, :5])
+    content = np.array([1, 0, 4, 3])
+    inner = PHOTO[:3, 1:4]
+    expected = np.pad(inner, ((0, 1), (1, 1), (0, 0)), 'edge' if replicate else 'constant')
+    np.testing.assert_array_equal(augment.border(image, content, replicate), expected)
+    points = np.float32([[0.99, 0], [1, 0], [3.99, 2.99], [4, 1], [2, 3]]) / [[5, 4]]
+    seen = augment.in_content(np.float32(points), content, (4, 5))
+    np.testing.assert_array_equal(seen, [False, True, True, False, False])
+
+
+def test_borders_and_the_fill_through_config():
+    keypoints = np.tile([[0.01, 0.5], [0.5, 0.5]], (30, 1, 1))
+    plain = batch_of(np.full((30, 16, 16, 3), 90, np.uint8), keypoints)
+    random, replicated = (vary(plain, borders=1, fill=fill) for fill in ('random', 'replicate'))
+    assert (replicated['image'] == 90).all() and 0.15 < replicated['visible'][:, 0].mean() < 0.6
+    assert replicated['visible'][:, 1].all()
+    np.testing.assert_array_equal(random['visible'], replicated['visible'])
+    black = (random['image'] == 0).any((1, 2, 3))
+    assert 0.2 < black.mean() < 0.8 and set(random['image'].ravel()) == {0, 90}
+    np.testing.assert_array_equal(random['image'][black][:, 8, 0, 0] > 0, random['visible'][black][:, 0])
