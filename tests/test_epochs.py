@@ -66,12 +66,11 @@ def test_the_resident_source_equals_tf_data_bit_for_bit(runs):
 
 
 def test_epochs_in_one_call_equal_the_loop(runs):
-    """Up to a grey level of an augmented photo that rounds otherwise, which moves a parameter by less than 1e-4."""
     (history, state), (expected_history, expected) = runs['scanned'], runs['looped']
     for record, wanted in zip(history, expected_history, strict=True):
-        assert record == pytest.approx(wanted, rel=1e-4)
+        assert record == pytest.approx(wanted, rel=1e-6)
     for name in expected:
-        np.testing.assert_allclose(state[name], expected[name], rtol=1e-4, atol=1e-4, err_msg=name)
+        np.testing.assert_allclose(state[name], expected[name], rtol=1e-6, atol=1e-6, err_msg=name)
 
 
 def test_epochs_in_one_call_go_on_bit_for_bit(runs, config, tmp_path):
