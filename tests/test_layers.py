@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / 'hpe_jax'
 LAYERS = [
     {'errors', 'hand'},
-    {'geometry', 'files'},
+    {'geometry', 'files', 'sharding'},
     {'heatmap', 'losses', 'metrics', 'models.unet', 'optim', 'data.freihand'},
     {'data.synthetic_hands'},
     {'models', 'preprocess', 'visualize', 'data.prepared', 'logbook'},
