@@ -17,6 +17,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from hpe_jax.errors import UserError
 
+LEAVING = 60  # seconds that one with nothing left to do, or with an error, waits for the others; then all are ended
 PREPARING = 24 * 3600  # seconds that the other processes wait while process 0 prepares data
 _barriers = itertools.count()
 
@@ -49,7 +50,7 @@ def join(
         known = {'coordinator_address': coordinator, 'num_processes': processes, 'process_id': process}
         known['cluster_detection_method'] = 'deactivate'  # every device of this host, even inside a SLURM allocation
     try:
-        jax.distributed.initialize(**known)
+        jax.distributed.initialize(shutdown_timeout_seconds=LEAVING, **known)
     except (RuntimeError, ValueError) as e:
         raise UserError(f'the processes did not find each other: {str(e).splitlines()[0]}') from e
 

@@ -81,18 +81,14 @@ class Trainer:
         self.config, self.workdir = config, Path(workdir)
         self.train_state = TrainState(config)
         self._load_data(self._initialise())
-        self._save_config()
+        with sharding.main_first():
+            if sharding.is_main():
+                configuration.save(config, workdir)
+            configuration.check_alike(config, workdir)
         self.checkpoints = checkpoint.Checkpoints(workdir)
         self.history = self._restore(self.checkpoints.latest())
         decoder = config.eval.decoder
         self.eval_step = evaluate.make_eval_step(config, self.train_state.model, self.mean, self.std, [decoder])
-
-    def _save_config(self) -> None:
-        with sharding.main_first():
-            if sharding.is_main():
-                configuration.save(self.config, self.workdir)
-            elif configuration.saved(self.workdir) is None:
-                raise UserError(f'{self.workdir} is not that of process 0: it must lie where all processes can see it')
 
     def _initialise(self) -> dict | None:
         """Fills the model of a fresh run from config.init_from; returns what the channel statistics come from, if any.
