@@ -16,8 +16,11 @@ SERVER.set_forkserver_preload(
 )
 
 
-def start(output: Path, function: Callable, *arguments, devices: int = 1) -> BaseProcess:
-    """A process that calls the function, with so many devices, what it prints in the folder's `stdout` and `stderr`."""
+def start(output: Path, function: Callable, *arguments, devices: int = 0) -> BaseProcess:
+    """A process that calls the function; what it prints is in the folder's `stdout` and `stderr`.
+
+    devices: how many fake ones it has; 0 leaves it the usual one.
+    """
     output.mkdir(parents=True, exist_ok=True)
     process = SERVER.Process(target=_call, args=(output, function, arguments, devices))
     process.start()
@@ -28,7 +31,8 @@ def _call(output: Path, function: Callable, arguments: Sequence, devices: int) -
     for stream, name in (1, 'stdout'), (2, 'stderr'):
         os.dup2(os.open(output / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
     os.chdir(REPOSITORY)
-    os.environ['XLA_FLAGS'] = f'--xla_force_host_platform_device_count={devices}'
+    if devices:  # little of what other tests compiled serves them, and unoptimised it takes a third of the time
+        os.environ['XLA_FLAGS'] = f'--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0'
     try:
         function(*arguments)
     finally:

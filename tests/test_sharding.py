@@ -1,7 +1,6 @@
 """One device, eight fake ones, and two processes on this machine give the same numbers."""
 
 import json
-import runpy
 import socket
 import time
 from pathlib import Path
@@ -10,7 +9,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from hpe_jax import evaluate, train
+from configs import tiny
+from hpe_jax import evaluate
+from hpe_jax.data import prepared
 from tests import command
 
 CONFIG = """
@@ -70,11 +71,11 @@ def runs(start, freihand_like) -> dict[str, Path]:
         where = (f'--coordinator=localhost:{free_port()}', '--num_processes=2')
         finish(*(start('two', 2, *flags, *where, f'--process_id={i}', process=i) for i in (1, 0)))
 
-    one = runpy.run_path(start.folder / 'config.py')['get_config']()
-    one.data.update(manual_dir=str(freihand_like), data_dir=str(start.folder / 'tfds'))
-    train.train_and_evaluate(one, start.folder / 'one')
+    data = tiny.get_config().data
+    data.update(manual_dir=str(freihand_like), data_dir=str(start.folder / 'tfds'))
+    prepared.open_dataset(data)
     scanned = ('--config.data.source=resident', '--config.train.scan_epochs=True')
-    finish(start('eight', 8), start('scanned', 8, *scanned))
+    finish(start('one', 1), start('eight', 8), start('scanned', 8, *scanned))
     two_processes('--config.train.epochs=1')
     two_processes()
     return {name: start.folder / name for name in ('one', 'eight', 'scanned', 'two')}
