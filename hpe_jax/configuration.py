@@ -172,6 +172,16 @@ def check_same(config: ConfigDict, workdir: str | Path) -> None:
         )
 
 
+def check_alike(config: ConfigDict, workdir: str | Path) -> None:
+    """Raises UserError if process 0 did not save this config there, but for where its data are kept."""
+    anywhere = {'data.manual_dir': '', 'data.data_dir': ''}  # each host may have its own
+    if fields(saved(workdir) or {}) | anywhere != fields(json.loads(json.dumps(config.to_dict()))) | anywhere:
+        raise UserError(
+            f'process 0 put no such config into {workdir}: all processes need the same command, and a workdir on a '
+            'file system that they share'
+        )
+
+
 def fields(nested: Mapping | ConfigDict, prefix: str = '') -> dict:
     """All fields by their dotted names: {'data': {'mean': ()}} -> {'data.mean': ()}."""
     flat = {}

@@ -15,7 +15,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from hpe_jax import evaluate, preprocess
+from hpe_jax import evaluate, preprocess, sharding
 from hpe_jax.data import prepared
 
 
@@ -33,7 +33,7 @@ def make_train_epoch(step: Callable) -> Callable:
     step: of train.make_train_step. arrays: Resident.arrays. order: (steps, B) indices of photos.
     """
 
-    @partial(jax.jit, donate_argnums=0)
+    @partial(jax.jit, donate_argnums=0, out_shardings=sharding.replicated())
     def train_epoch(state: nnx.State, arrays: preprocess.Batch, order: jax.Array) -> tuple[nnx.State, jax.Array]:
         return jax.lax.scan(lambda state, index: step(state, arrays | {'index': index}), state, order)
 

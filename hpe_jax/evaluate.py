@@ -14,7 +14,7 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 from PIL import Image
 
-from hpe_jax import checkpoint, configuration, files, heatmap, losses, metrics, models, preprocess
+from hpe_jax import checkpoint, configuration, files, heatmap, losses, metrics, models, preprocess, sharding
 from hpe_jax.data import prepared, resident
 from hpe_jax.errors import UserError
 
@@ -49,7 +49,7 @@ def make_eval_step(
     """The jitted (model state, batch) -> {'loss': (sum, count), 'num_images': n, 'decoders': {name: metrics.Sums}}."""
     predict = make_predict(model, mean, std)
 
-    @jax.jit
+    @partial(jax.jit, out_shardings=sharding.replicated())
     def eval_step(state: nnx.State, batch: preprocess.Batch) -> dict:
         heatmaps = predict(state, batch)
         counted = preprocess.counted(batch)
@@ -71,7 +71,7 @@ def make_eval_epoch(eval_step: Callable) -> Callable:
     arrays: Resident.arrays. indices: (batches, B), padded with -1.
     """
 
-    @jax.jit
+    @partial(jax.jit, out_shardings=sharding.replicated())
     def eval_epoch(state: nnx.State, arrays: preprocess.Batch, indices: jax.Array) -> dict:
         def step(_, index):
             return None, eval_step(state, resident.Resident.expand(arrays | {'index': index}))
@@ -83,6 +83,7 @@ def make_eval_epoch(eval_step: Callable) -> Callable:
 
 def evaluate(eval_step: Callable, state: nnx.State, batches: Iterable[preprocess.Batch]) -> dict:
     """Runs the batches; returns as `summarise`."""
+    state = sharding.replicate(state)
     return summarise(eval_step(state, batch) for batch in batches)
 
 
@@ -215,14 +216,19 @@ def evaluate_run(workdir: str | Path, split: str = '', overrides: Mapping | None
     """
     run = load_run(workdir, overrides)
     config, split = run.config, split or run.config.data.test_split
-    builder = prepared.open_dataset(config.data)
+    sharding.check_divides(config.eval.batch_size, 'config.eval.batch_size')
+    with sharding.main_first():
+        builder = prepared.open_dataset(config.data)
     if config.data.source == 'resident':
-        photos = resident.Resident(resident.load(builder, {split: split}, config.data.image_size)[split])
+        with sharding.main_first():
+            photos = resident.load(builder, {split: split}, config.data.image_size)[split]
     else:
         photos = prepared.load(builder, split)
     if not len(photos):
         raise UserError(f'split {split!r} of {config.data.dataset} holds no photos')
-    if config.data.source != 'resident':
+    if config.data.source == 'resident':
+        photos = resident.Resident(photos)
+    else:
         from hpe_jax.data import pipeline  # TensorFlow takes seconds to import: bad input is answered first
 
         photos = pipeline.Pipeline(photos, config.data, config.heatmap, run.mean, run.std)
@@ -230,7 +236,9 @@ def evaluate_run(workdir: str | Path, split: str = '', overrides: Mapping | None
     eval_step = make_eval_step(config, run.model, run.mean, run.std, config.eval.decoders)
     result = {'split': split, 'epoch': run.epoch, **evaluate(eval_step, nnx.state(run.model), batches)}
     result |= {'decoder': config.eval.decoder, 'dataset': config.data.dataset}
-    files.write_json(Path(workdir) / f'evaluate_{re.sub("[^a-z0-9]+", "_", split.lower()).strip("_")}.json', result)
+    if sharding.is_main():
+        name = re.sub('[^a-z0-9]+', '_', split.lower()).strip('_')
+        files.write_json(Path(workdir) / f'evaluate_{name}.json', result)
     return result
 
 

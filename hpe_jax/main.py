@@ -13,7 +13,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from hpe_jax import configuration, evaluate, memory, train
+from hpe_jax import configuration, evaluate, memory, sharding, train
 from hpe_jax.errors import UserError
 
 CONFIG = config_flags.DEFINE_config_file('config', None, 'The config file, such as configs/unet.py.')
@@ -34,6 +34,14 @@ COMPILED = flags.DEFINE_string(
 KEEP_MEMORY = flags.DEFINE_bool(
     'keep_memory', True, 'On a CPU: keep freed memory for the next step; half the time for up to twice the memory.'
 )
+DISTRIBUTED = flags.DEFINE_bool(
+    'distributed', False, 'SLURM, Open MPI or a TPU pod started several processes of this command, to train together.'
+)
+COORDINATOR = flags.DEFINE_string(
+    'coordinator', None, 'To train together with processes started by hand: HOST:PORT, the same for all, of process 0.'
+)
+NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'With --coordinator: how many processes there are.')
+PROCESS_ID = flags.DEFINE_integer('process_id', None, 'With --coordinator: which this one is, counted from 0.')
 flags.mark_flag_as_required('workdir')
 
 
@@ -60,6 +68,7 @@ def main(argv: list[str]) -> None:
         memory.keep_freed()
     if COMPILED.value:
         jax.config.update('jax_compilation_cache_dir', str(Path(COMPILED.value).expanduser()))
+    sharding.join(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, DISTRIBUTED.value)
     if MODE.value == 'train':
         if CONFIG.value is None:
             raise UserError('--config=FILE is needed to train, such as configs/unet.py')
@@ -69,7 +78,7 @@ def main(argv: list[str]) -> None:
         overrides = flags.FLAGS['config'].override_values if CONFIG.value else None
         result = evaluate.evaluate_run(WORKDIR.value, SPLIT.value or '', overrides)
         decoder = result['decoder']
-    print(f'\nBest checkpoint on {result["split"]}: {evaluate.table(result, decoder)}')
+    train.say(f'\nBest checkpoint on {result["split"]}: {evaluate.table(result, decoder)}')
 
 
 if __name__ == '__main__':

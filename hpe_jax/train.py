@@ -26,6 +26,7 @@ from hpe_jax import (
     models,
     optim,
     preprocess,
+    sharding,
     visualize,
 )
 from hpe_jax.data import prepared, resident
@@ -54,7 +55,7 @@ def make_train_step(
         loss = losses.per_keypoint(config.loss.name, heatmaps, targets, **config.loss.options)
         return losses.masked_mean(loss, preprocess.counted(batch))
 
-    @partial(jax.jit, donate_argnums=0)
+    @partial(jax.jit, donate_argnums=0, out_shardings=sharding.replicated())
     def train_step(state: nnx.State, batch: preprocess.Batch) -> tuple[nnx.State, jax.Array]:
         train_state = nnx.merge(graphdef, state)
         key = jax.random.fold_in(jax.random.key(config.seed), train_state.optimizer.step[...])
@@ -72,12 +73,18 @@ class Trainer:
     def __init__(self, config: ConfigDict, workdir: str | Path):
         """Checks everything that can be wrong before any work, loads the data, and restores the last checkpoint."""
         configuration.check(config)
-        files.check_writable(workdir)
+        for field in ('train.batch_size', 'eval.batch_size'):
+            sharding.check_divides(configuration.fields(config)[field], f'config.{field}')
+        if sharding.is_main():
+            files.check_writable(workdir)
         configuration.check_same(config, workdir)
         self.config, self.workdir = config, Path(workdir)
         self.train_state = TrainState(config)
         self._load_data(self._initialise())
-        configuration.save(config, workdir)
+        with sharding.main_first():
+            if sharding.is_main():
+                configuration.save(config, workdir)
+            configuration.check_alike(config, workdir)
         self.checkpoints = checkpoint.Checkpoints(workdir)
         self.history = self._restore(self.checkpoints.latest())
         decoder = config.eval.decoder
@@ -94,30 +101,33 @@ class Trainer:
         if own.latest() is not None:
             return own.meta(own.latest())
         epoch, meta = evaluate.restore_best(self.config.init_from, self.train_state.model)
-        print(f'Starting from epoch {epoch} of {self.config.init_from} and its channel statistics.', flush=True)
+        say(f'Starting from epoch {epoch} of {self.config.init_from} and its channel statistics.')
         return meta
 
     def _load_data(self, initial: dict | None) -> None:
         config, data = self.config, self.config.data
-        builder = prepared.open_dataset(data)
         expressions = {name: data[f'{name}_split'] for name in ('train', 'validation', 'test')}
+        with sharding.main_first():
+            builder = prepared.open_dataset(data)
         if data.source == 'resident':
-            splits = resident.load(builder, expressions, data.image_size)
+            with sharding.main_first():
+                splits = resident.load(builder, expressions, data.image_size)
         else:
             splits = {name: prepared.load(builder, expression) for name, expression in expressions.items()}
         for name, split in splits.items():
-            print(f'{name:10s} {len(split):6d} photos ({data.dataset} {expressions[name]})', flush=True)
+            say(f'{name:10s} {len(split):6d} photos ({data.dataset} {expressions[name]})')
         if not len(splits['train']):
             raise UserError(f'config.data.train_split={data.train_split!r} of {data.dataset} holds no photos')
         if not len(splits['validation']):
-            print('No photos to validate on: no early stopping, and the best checkpoint is that of the training loss.')
+            say('No photos to validate on: no early stopping, and the best checkpoint is that of the training loss.')
         if data.mean:
             self.mean, self.std = np.float32(data.mean), np.float32(data.std)
         elif initial:
             self.mean, self.std = np.float32(initial['mean']), np.float32(initial['std'])
         else:
             encoded = None if data.source == 'resident' else splits['train'].photos.tolist()
-            self.mean, self.std = prepared.channel_statistics(builder, data.train_split, encoded)
+            with sharding.main_first():
+                self.mean, self.std = prepared.channel_statistics(builder, data.train_split, encoded)
         self.photos = self._open_splits(splits)
         self.source = self.photos['train']
         if data.source == 'live':
@@ -145,7 +155,7 @@ class Trainer:
         meta = self.checkpoints.restore(epoch, self.train_state.model, self.train_state.optimizer)
         if not np.array_equal(np.float32([meta['mean'], meta['std']]), [self.mean, self.std]):
             raise UserError(f'{self.workdir} holds a run on other photos: the channel statistics differ')
-        print(f'Going on after epoch {epoch}.', flush=True)
+        say(f'Going on after epoch {epoch}.')
         return meta['history']
 
     def run(self) -> dict:
@@ -158,26 +168,31 @@ class Trainer:
           UserError: the loss became NaN or infinite.
         """
         train = self.config.train
-        log = logbook.Logbook(self.workdir, self.history)
+        log = logbook.Logbook(self.workdir, self.history) if sharding.is_main() else None
         total, done = train.epochs * train.steps_per_epoch, len(self.history) * train.steps_per_epoch
-        with tqdm(total=total, initial=done, unit='step', disable=None) as bar:
+        with tqdm(total=total, initial=done, unit='step', disable=None if log else True) as bar:
             began = time.perf_counter()
             for epoch in () if self._is_done() else self._epochs(bar):
                 nnx.update(self.train_state, epoch.state)
                 record = self._finish_epoch(epoch, began)
                 began = time.perf_counter()
-                log.record(self.history)
-                bar.write('  '.join(f'{name} {value:.6g}' for name, value in record.items() if value is not None))
+                if log:
+                    log.record(self.history)
+                    bar.write('  '.join(f'{name} {value:.6g}' for name, value in record.items() if value is not None))
                 if len(self.history) % train.images_every == 0:
-                    log.image('predictions', visualize.as_image(self._draw('validation')[0]), len(self.history))
+                    picture = visualize.as_image(self._draw('validation')[0])
+                    if log:
+                        log.image('predictions', picture, len(self.history))
                 if self._is_done():
                     break
-        log.close()
+        if log:
+            log.close()
         return self._report()
 
     def _epochs(self, bar: tqdm) -> Iterator[epochs.Epoch]:
         """The epochs to come."""
         graphdef, state = nnx.split(self.train_state)
+        state = sharding.replicate(state)
         step = make_train_step(self.config, graphdef, self.mean, self.std, self.source.expand)
         run = epochs.scanned if self.config.train.scan_epochs else epochs.looped
         first = len(self.history)
@@ -243,8 +258,6 @@ class Trainer:
             'heatmaps': heatmaps,
             'pck': visualize.pck(curves),
         }
-        for name, figure in pictures.items():
-            visualize.save(figure, self.workdir / f'{name}.png')
         report = {
             'split': config.data[f'{split}_split'],
             'best_epoch': best,
@@ -256,23 +269,38 @@ class Trainer:
             **logbook.surroundings(),
             'config': config.to_dict(),
         }
-        files.write_json(self.workdir / 'report.json', report)
+        if sharding.is_main():
+            for name, figure in pictures.items():
+                visualize.save(figure, self.workdir / f'{name}.png')
+            files.write_json(self.workdir / 'report.json', report)
         return report
 
     def _draw(self, split: str):
         """Figures of photos spread over a split: their skeletons, and the first one's heatmaps."""
         photos = self.photos[split] if len(self.photos[split]) else self.photos['train']
         number = min(PICTURE_PHOTOS, len(photos))
-        batch = next(photos.once(number, np.linspace(0, len(photos) - 1, number).astype(int)))
-        batch = jax.tree.map(np.asarray, batch)
-        predict = jax.jit(evaluate.make_predict(self.train_state.model, self.mean, self.std))
-        heatmaps = predict(nnx.state(self.train_state.model), batch)
-        predicted = np.asarray(evaluate.decode(self.config, heatmaps, self.config.eval.decoder))
+        indices = np.linspace(0, len(photos) - 1, number).astype(int)
+        batch = next(photos.once(number + -number % sharding.mesh().size, indices))
+        predict = evaluate.make_predict(self.train_state.model, self.mean, self.std)
+
+        @partial(jax.jit, out_shardings=sharding.replicated())
+        def look(state, batch):
+            heatmaps = predict(state, batch)
+            return batch, heatmaps, evaluate.decode(self.config, heatmaps, self.config.eval.decoder)
+
+        found = look(sharding.replicate(nnx.state(self.train_state.model)), batch)
+        batch, heatmaps, predicted = jax.tree.map(lambda array: np.asarray(array)[:number], found)
         images = preprocess.to_uint8(batch['image'], self.mean, self.std)
         return (
             visualize.skeletons(images, batch['keypoints'], predicted, batch['visible']),
-            visualize.heatmaps(images[0], np.asarray(heatmaps[0])),
+            visualize.heatmaps(images[0], heatmaps[0]),
         )
+
+
+def say(text: str) -> None:
+    """Prints a line, once however many processes train."""
+    if sharding.is_main():
+        print(text, flush=True)
 
 
 def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:

@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / 'hpe_jax'
 LAYERS = [
     {'errors', 'hand', 'memory'},
-    {'geometry', 'files', 'models.convolution'},
+    {'geometry', 'files', 'models.convolution', 'sharding'},
     {'augment', 'heatmap', 'losses', 'metrics', 'models.unet', 'optim', 'data.freihand'},
     {'data.synthetic_hands'},
     {'models', 'preprocess', 'visualize', 'data.prepared', 'logbook'},

@@ -1,33 +1,16 @@
 """The command line, as a user meets it: wrong input gets one sentence and no traceback."""
 
-import multiprocessing
-import os
-import runpy
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-REPOSITORY = Path(__file__).parents[1]
-# Every call is a process of its own, forked from one that has imported what takes seconds.
-SERVER = multiprocessing.get_context('forkserver')
-SERVER.set_forkserver_preload(['flax.nnx', 'optax', 'orbax.checkpoint', 'tensorflow_datasets', 'matplotlib.figure'])
-
-
-def call(arguments: list[str], output: Path) -> None:
-    for stream, name in (1, 'stdout'), (2, 'stderr'):
-        os.dup2(os.open(output / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
-    os.chdir(REPOSITORY)
-    sys.argv = ['main.py', *arguments]
-    runpy.run_module('hpe_jax.main', run_name='__main__')
+from tests import command
 
 
 @pytest.fixture
 def run(tmp_path):
     def run(*arguments) -> SimpleNamespace:
-        process = SERVER.Process(target=call, args=([str(a) for a in arguments], tmp_path))
-        process.start()
+        process = command.start(tmp_path, command.main, *arguments)
         process.join()
         out, err = ((tmp_path / name).read_text() for name in ('stdout', 'stderr'))
         return SimpleNamespace(returncode=process.exitcode, stdout=out, stderr=err)
@@ -52,6 +35,9 @@ def run(tmp_path):
         (['--config.data.dataset=coco'], 'unknown dataset; there is freihand'),
         (['--mode=test'], 'train|evaluate'),
         (['extra'], 'unexpected argument: extra'),
+        (['--coordinator=localhost:1234'], '--num_processes=N and --process_id=I go together'),
+        (['--distributed', '--process_id=0'], 'leave out --coordinator'),
+        (['--distributed'], 'the processes did not find each other'),
     ],
 )
 def test_wrong_input_is_answered_in_one_sentence(run, tmp_path, arguments, message):

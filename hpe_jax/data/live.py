@@ -5,11 +5,13 @@ The host ships the pictures' numbers; `expand`, inside jit, makes a batch (see p
 
 from collections.abc import Iterator
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Int
 from ml_collections import ConfigDict
 
-from hpe_jax import geometry
+from hpe_jax import geometry, sharding
 from hpe_jax.data.synthetic_hands import generate
 
 SEEDS = 1 << 20  # prepared sets have small seeds; a live stream must never meet their pictures
@@ -30,16 +32,24 @@ class Live:
 
     def epochs(self, seed: int, first: int, steps: int, batch_size: int) -> Iterator[dict]:
         """Endless batches of numbers, `steps` per epoch, from epoch `first` on."""
-        start = first * steps * batch_size
+        start, share = first * steps * batch_size, sharding.share(batch_size)
         while True:
-            yield {'number': np.arange(start, start + batch_size)}
+            yield sharding.shard({'number': np.arange(start, start + batch_size)[share]})
             start += batch_size
 
     def expand(self, batch: dict) -> dict:
-        """Numbers to photos and labels; other batches pass through."""
+        """Numbers to photos and labels; other batches pass through.
+
+        Every device renders its own: of a loop over pictures XLA would have each device do the whole.
+        """
         if 'number' not in batch:
             return batch
-        hands = self._render(batch['number'])
+        spec = sharding.split().spec
+        render = jax.shard_map(self._batch, mesh=sharding.mesh(), in_specs=spec, out_specs=spec, check_vma=False)
+        return render(batch['number'])
+
+    def _batch(self, numbers: Int[jax.Array, ' b']) -> dict:
+        hands = self._render(numbers)
         keypoints = hands.uv / jnp.float32(self._size)
         return {
             'image': hands.image,

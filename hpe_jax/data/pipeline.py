@@ -17,7 +17,7 @@ import tensorflow.experimental.numpy as tnp
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from hpe_jax import heatmap, preprocess
+from hpe_jax import heatmap, preprocess, sharding
 from hpe_jax.data.prepared import Split, epoch_order, in_batches
 
 tf.config.set_visible_devices([], 'GPU')  # the accelerator is JAX's
@@ -42,7 +42,7 @@ def cache(split: Split, size: int) -> Split:
 
 
 class Pipeline:
-    """Makes batches (see preprocess.py) of a split.
+    """Makes batches (see preprocess.py) of a split, split over the devices; each host makes the part of its own.
 
     Args:
       split: its photos, encoded or cached.
@@ -59,16 +59,18 @@ class Pipeline:
 
     def epochs(self, seed: int, first: int, steps: int, batch_size: int) -> Iterator[dict]:
         """Endless training batches, `steps` per epoch, from epoch `first` on."""
-        length = steps * batch_size
+        share = sharding.share(batch_size)
+        length = steps * (share.stop - share.start)
 
         def order(epoch):
-            return epoch_order(len(self), length, seed, int(epoch))
+            indices = epoch_order(len(self), steps * batch_size, seed, int(epoch))
+            return indices.reshape(steps, batch_size)[:, share].ravel()
 
         def epoch_indices(epoch):
             indices = tf.numpy_function(order, [epoch], tf.int64, stateful=False)
             return tf.data.Dataset.from_tensor_slices(tf.ensure_shape(indices, (length,)))
 
-        return self._batches(tf.data.Dataset.range(first, np.iinfo(np.int64).max).flat_map(epoch_indices), batch_size)
+        return self._batches(tf.data.Dataset.range(first, np.iinfo(np.int64).max).flat_map(epoch_indices), share)
 
     def expand(self, batch: dict) -> dict:
         """Inside the training step: tf.data has made the whole batch already."""
@@ -77,12 +79,15 @@ class Pipeline:
     def once(self, batch_size: int, indices: np.ndarray | None = None) -> Iterator[dict]:
         """Every example once, in order (or those at `indices`); the last batch is padded and masked."""
         indices = np.arange(len(self)) if indices is None else indices
-        order = in_batches(indices, batch_size).ravel()
-        return self._batches(tf.data.Dataset.from_tensor_slices(order), batch_size)
+        share = sharding.share(batch_size)
+        order = in_batches(indices, batch_size)[:, share].ravel()
+        return self._batches(tf.data.Dataset.from_tensor_slices(order), share)
 
-    def _batches(self, indices: tf.data.Dataset, batch_size: int) -> Iterator[dict]:
+    def _batches(self, indices: tf.data.Dataset, share: slice) -> Iterator[dict]:
+        """Batches of which this host makes its share, of the indices of that alone."""
         examples = indices.map(self._example, num_parallel_calls=tf.data.AUTOTUNE)
-        return examples.batch(batch_size, drop_remainder=True).prefetch(2).as_numpy_iterator()
+        local = examples.batch(share.stop - share.start, drop_remainder=True).prefetch(2).as_numpy_iterator()
+        return map(sharding.shard, local)
 
     def _example(self, index: tf.Tensor) -> dict:
         """One example; index -1 is padding, shown as example 0 with mask False."""

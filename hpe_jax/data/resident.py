@@ -1,8 +1,9 @@
 """All photos of a split as uint8 in device memory; training and evaluation take them by index. Needs no TensorFlow.
 
 A photo and its labels take 3 * size² + 189 bytes: at 128x128 FreiHAND's 32,560 photos take 1.6 GB and all 130,240 take
-6.4 GB. Beside them lies only what a step needs: its batch is gathered, and 48 photos are 2.4 MB. The host holds
-nothing of its own: it maps the file that the decoded photos are kept in beside the prepared copy.
+6.4 GB, of which each of several devices holds an equal part. Beside them lies only what a step needs: its batch is
+gathered, and 48 photos are 2.4 MB. The host holds nothing of its own: it maps the file that the decoded photos are kept
+in beside the prepared copy.
 """
 
 import dataclasses
@@ -22,7 +23,7 @@ from jaxtyping import Int, Shaped, UInt8
 from PIL import Image
 from tqdm import tqdm
 
-from hpe_jax import files, geometry
+from hpe_jax import files, geometry, sharding
 from hpe_jax.data import prepared
 from hpe_jax.data.prepared import Split
 from hpe_jax.errors import UserError
@@ -34,11 +35,12 @@ SAMPLES = 5  # photos that are decoded afresh to tell whether a kept file is of 
 class Resident:
     """Makes batches (see preprocess.py) of a decoded split.
 
-    arrays: `image`, `keypoints` and `visible` of the whole split, on the device.
+    arrays: `image`, `keypoints` and `visible` of the whole split, in equal parts on the devices, padded with zeros.
     """
 
     def __init__(self, split: Split):
-        self.arrays = jax.device_put({'image': split.photos, 'keypoints': split.keypoints, 'visible': split.visible})
+        held = {'image': split.photos, 'keypoints': split.keypoints, 'visible': split.visible}
+        self.arrays = {name: _spread(array) for name, array in held.items()}
         self._length = len(split)
 
     def __len__(self) -> int:
@@ -67,14 +69,29 @@ class Resident:
 
     @staticmethod
     def expand(batch: dict) -> dict:
-        """Inside jit: the whole split and an index to the batch at that index; other batches pass through."""
+        """Inside jit: the whole split and an index to the batch at that index; other batches pass through.
+
+        Each device looks up what it holds and the batch alone is sent around, not the split (a test reads the HLO).
+        """
         if 'index' not in batch:
             return batch
         taken = {name: batch[name][jnp.maximum(batch['index'], 0)] for name in ('image', 'keypoints', 'visible')}
-        return taken | {'mask': batch['index'] >= 0}
+        return jax.lax.with_sharding_constraint(taken | {'mask': batch['index'] >= 0}, sharding.split())
 
 
 _gather = jax.jit(Resident.expand)
+
+
+def _spread(array: np.ndarray) -> jax.Array:
+    """The array in equal parts over the devices, padded with zeros; a host reads only the parts of its own devices."""
+
+    def part(at: tuple[slice, ...]) -> np.ndarray:
+        held = array[at[0]]
+        missing = range(length)[at[0]].stop - range(length)[at[0]].start - len(held)
+        return np.pad(held, [(0, missing)] + [(0, 0)] * (array.ndim - 1)) if missing else held
+
+    length = len(array) + -len(array) % sharding.mesh().size
+    return jax.make_array_from_callback((length, *array.shape[1:]), sharding.split(), part)
 
 
 def load(builder: tfds.core.DatasetBuilder, expressions: dict[str, str], size: int) -> dict[str, Split]:
@@ -93,24 +110,30 @@ def load(builder: tfds.core.DatasetBuilder, expressions: dict[str, str], size: i
 
 
 def check_fits(number: int, size: int) -> None:
-    """Raises UserError if that many photos are more than SHARE of the device's free memory."""
-    needed, free = number * (3 * size**2 + 189), free_memory()
+    """Raises UserError if a device's part of that many photos is more than SHARE of its free memory."""
+    devices, each, free = sharding.mesh().size, 3 * size**2 + 189, free_memory()
+    needed = -(-number // devices) * each
     if free is not None and needed > SHARE * free:
+        part = f', {needed / 1e9:.2f} GB on each of {devices} devices' if devices > 1 else ''
         raise UserError(
-            f'{number} photos of {size}x{size} take {needed / 1e9:.2f} GB, more than {SHARE:.0%} of the '
+            f'{number} photos of {size}x{size} take {number * each / 1e9:.2f} GB{part}, more than {SHARE:.0%} of the '
             f'{free / 1e9:.2f} GB that are free on {jax.local_devices()[0]}: lower config.data.image_size, take fewer '
             "(config.data.train_split='train[:10%]'), or set config.data.source='tfdata'"
         )
 
 
 def free_memory() -> int | None:
-    """Bytes that the first device has free, or the host where it is the device; None if neither tells."""
-    stats = jax.local_devices()[0].memory_stats()
-    if stats:
-        return stats['bytes_limit'] - stats['bytes_in_use']
+    """Bytes that the fullest device of this host has free, or its part of the host's memory where that is the device's.
+
+    None if neither tells.
+    """
+    stats = [device.memory_stats() for device in jax.local_devices()]
+    if all(stats):
+        return min(one['bytes_limit'] - one['bytes_in_use'] for one in stats)
     meminfo = Path('/proc/meminfo')
     lines = meminfo.read_text().splitlines() if meminfo.exists() else []
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith('MemAvailable')), None)
+    free = next((int(line.split()[1]) * 1024 for line in lines if line.startswith('MemAvailable')), None)
+    return free and free // len(stats)
 
 
 def _load(builder: tfds.core.DatasetBuilder, expression: str, size: int) -> Split:
