@@ -10,7 +10,7 @@ train: .venv/installed
 test: .venv/installed
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(RUN) -m pytest
+	$(RUN) -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal
 
 # EXTRA names optional packages, such as torch for the parity tests.
 .venv/installed: requirements.txt

@@ -21,9 +21,10 @@ SHARED = Path(__file__).parents[2] / 'shared'
 
 @pytest.fixture(scope='session', autouse=True)
 def compiled_once(tmp_path_factory) -> None:
-    """What one test compiles, the others and the processes that they start only read."""
+    """What one test compiles, the others, pytest's other workers, and the processes that they start only read."""
+    base = tmp_path_factory.getbasetemp()
     options = {
-        'jax_compilation_cache_dir': str(tmp_path_factory.mktemp('compiled')),
+        'jax_compilation_cache_dir': str((base.parent if 'PYTEST_XDIST_WORKER' in os.environ else base) / 'compiled'),
         'jax_persistent_cache_min_compile_time_secs': 0,
     }
     for name, value in options.items():
