@@ -100,3 +100,15 @@ def test_a_directory_without_a_whole_config(tmp_path, content, message):
         (tmp_path / 'config.json').write_text(content)
     with pytest.raises(UserError, match=message):
         configuration.load(tmp_path)
+
+
+def test_processes_of_one_run_have_one_config_in_one_place(tmp_path):
+    config = tiny.get_config()
+    with pytest.raises(UserError, match='all processes need the same command'):
+        configuration.check_alike(config, tmp_path)
+    configuration.save(config, tmp_path)
+    config.data.data_dir = '/local/disk'
+    configuration.check_alike(config, tmp_path)
+    config.train.images_every = 7
+    with pytest.raises(UserError, match='all processes need the same command'):
+        configuration.check_alike(config, tmp_path)
