@@ -116,8 +116,11 @@ def share(batch_size: int) -> slice:
 
 
 def shard(batch: dict) -> dict:
-    """The global batch of which every process holds its `share`, NumPy arrays with a leading axis."""
-    return jax.make_array_from_process_local_data(split(), batch)
+    """The global batch of which every process holds its `share`, NumPy arrays with a leading axis.
+
+    A single device gets it as it is: jit ships NumPy arrays faster than anything that is called before it.
+    """
+    return batch if mesh().size == 1 else jax.make_array_from_process_local_data(split(), batch)
 
 
 def replicate(tree):

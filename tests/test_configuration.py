@@ -156,3 +156,15 @@ def test_what_the_host_has_made_cannot_be_augmented(field):
         able = config.copy_and_resolve_references()
         able.data[section] = value
         configuration.check(able)
+
+
+def test_processes_of_one_run_have_one_config_in_one_place(tmp_path):
+    config = tiny.get_config()
+    with pytest.raises(UserError, match='all processes need the same command'):
+        configuration.check_alike(config, tmp_path)
+    configuration.save(config, tmp_path)
+    config.data.data_dir = '/local/disk'
+    configuration.check_alike(config, tmp_path)
+    config.train.images_every = 7
+    with pytest.raises(UserError, match='all processes need the same command'):
+        configuration.check_alike(config, tmp_path)
