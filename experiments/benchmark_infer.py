@@ -3,32 +3,35 @@
     python -m experiments.benchmark_infer [--output=FILE.json] [--only=REGEX]                     (pip install torch)
 
 'network' is photos as floats to heatmaps, on the device. 'photo to keypoints', ours alone, is uint8 photos, normalised,
-through the network, decoded. The contenders are those of benchmark_train.
+through the network, decoded. The contenders are those of contenders.py.
 """
 
-import re
 import statistics
+import sys
 
 from absl import app, flags
 
-from experiments import benchmark_train
+from experiments import contenders
 from hpe_jax import files
+from hpe_jax.errors import UserError
 
 SECONDS = flags.DEFINE_float('seconds', 2, 'How long each is measured at each batch size in a round.')
 TURNS = flags.DEFINE_integer('turns', 2, 'How often each has its turn.')
+SIZE = flags.DEFINE_integer('image_size', 128, 'The side of the photos, pixels.')
+ONLY = flags.DEFINE_string('only', '', 'Only contenders whose names this regular expression finds.')
+OUTPUT = flags.DEFINE_string('output', '', 'Also write all numbers to this JSON file.')
 BATCH_SIZES = flags.DEFINE_multi_integer('at', [1, 8, 48, 64, 256], 'Batch sizes.')
 
 
 def main(_) -> None:
-    surroundings, gpu = benchmark_train.describe()
-    settings = {'size': benchmark_train.SIZE.value, 'batch_size': 1, 'gpu': gpu, 'dataset': '', 'data_dir': ''}
-    specs = benchmark_train.GPU if gpu else benchmark_train.CPU
-    wanted = {name: spec for name, spec in specs.items() if re.search(benchmark_train.ONLY.value, name)}
+    surroundings, gpu = contenders.describe()
+    settings = {'size': SIZE.value, 'batch_size': 1, 'gpu': gpu, 'dataset': '', 'data_dir': ''}
+    wanted = contenders.chosen(gpu, ONLY.value)
     wanted = {name: spec for name, spec in wanted.items() if 'xla' not in name}  # which differs in gradients alone
     seconds, failed = {}, {}
     for _ in range(TURNS.value):
         for name, spec in wanted.items():  # one at a time: at batch 256 their memories together are too much
-            running, broken = benchmark_train.start(settings, {name: spec}, 'infer', 'network', 1, 0.0)
+            running, broken = contenders.start(settings, {name: spec}, 'infer', 'network', 1, 0.0)
             failed |= broken
             for contender in running.values():
                 for what in ('network', 'photo to keypoints')[: 1 if 'torch' in spec else 2]:
@@ -42,10 +45,13 @@ def main(_) -> None:
     for name, by_size in medians.items():
         rates = ''.join(f' {n / by_size[n]:.0f} |' for n in BATCH_SIZES.value)
         print(f'| {name} | {1e3 * by_size[1]:.2f} |{rates}')
-    if benchmark_train.OUTPUT.value:
+    if OUTPUT.value:
         record = {**surroundings, 'settings': settings, 'seconds': seconds, 'failed': failed}
-        files.write_json(benchmark_train.OUTPUT.value, record)
+        files.write_json(OUTPUT.value, record)
 
 
 if __name__ == '__main__':
-    app.run(main)
+    try:
+        app.run(main)
+    except UserError as e:
+        sys.exit(f'error: {e}')

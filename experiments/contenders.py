@@ -1,0 +1,328 @@
+"""Who takes part in benchmark_train and benchmark_infer: ours and the PyTorch twin, each in a process of its own.
+
+Each has the memory allocator as its users have it: `python -m hpe_jax.main` has glibc keep freed memory on a CPU
+(hpe_jax/memory.py); 'kept memory' gives PyTorch the same, 'memory as it comes' takes it from us.
+"""
+
+import functools
+import itertools
+import multiprocessing
+import os
+import re
+import resource
+import shlex
+import sys
+import time
+import traceback
+
+import numpy as np
+
+from configs import unet
+from hpe_jax import memory
+from hpe_jax.errors import UserError
+
+CPU = {
+    'ours': {'kept': True},
+    'ours, memory as it comes': {},
+    "ours, memory as it comes, conv='xla'": {'conv': 'xla'},
+    'PyTorch eager': {'torch': {}},
+    'PyTorch channels_last': {'torch': {'channels_last': True}},
+    'PyTorch compile, channels_last': {'torch': {'channels_last': True, 'compiled': True}},
+    'PyTorch eager, kept memory': {'torch': {}, 'kept': True},
+    'PyTorch channels_last, kept memory': {'torch': {'channels_last': True}, 'kept': True},
+}
+GPU = {
+    'ours': {},
+    'ours, bfloat16': {'precision': 'bfloat16'},
+    'PyTorch eager': {'torch': {}},
+    'PyTorch channels_last': {'torch': {'channels_last': True}},
+    'PyTorch compile, channels_last': {'torch': {'channels_last': True, 'compiled': True}},
+    'PyTorch compile, channels_last, bfloat16': {
+        'torch': {'channels_last': True, 'compiled': True},
+        'precision': 'bfloat16',
+    },
+}
+
+
+def chosen(gpu: bool, pattern: str) -> dict[str, dict]:
+    """The contenders for the device whose names a regular expression finds.
+
+    Raises:
+      UserError: it finds none, or is no regular expression.
+    """
+    all_of_them = GPU if gpu else CPU
+    try:
+        found = {name: spec for name, spec in all_of_them.items() if re.search(pattern, name)}
+    except re.error as e:
+        raise UserError(f'--only={pattern}: no regular expression ({e})') from e
+    if not found:
+        raise UserError(f'--only={pattern}: finds none of {"; ".join(all_of_them)}')
+    return found
+
+
+class Ours:
+    """A train state, a batch on the device, and the compiled step."""
+
+    def __init__(self, settings: dict, spec: dict):
+        import jax
+        from flax import nnx
+
+        from hpe_jax import train
+        from hpe_jax.data import resident
+
+        self.settings, self.jax, config = settings, jax, unet.get_config()
+        config.model.conv, config.precision = spec.get('conv', 'auto'), spec.get('precision', 'float32')
+        config.data.image_size, config.train.batch_size = settings['size'], settings['batch_size']
+        config.data.update(dataset=settings['dataset'], data_dir=settings['data_dir'], source='resident')
+        graphdef, self.state = nnx.split(train.TrainState(config))
+        mean, std = np.float32([0.4] * 3), np.float32([0.2] * 3)
+        self.config, self.expand = config, resident.Resident.expand
+        self.train_step = train.make_train_step(config, graphdef, mean, std, self.expand)
+        image, heatmaps = example(settings)
+        keypoints = np.zeros((*heatmaps.shape[:1], 21, 2), np.float32)
+        visible, mask = np.ones(keypoints.shape[:2], bool), np.ones(len(keypoints), bool)
+        batch = {'image': image, 'heatmaps': heatmaps, 'keypoints': keypoints, 'visible': visible, 'mask': mask}
+        self.batch = jax.device_put(batch)
+
+    def turn(self, steps: int) -> float:
+        """Seconds a step."""
+        began = time.perf_counter()
+        for _ in range(steps):
+            self.state, loss = self.train_step(self.state, self.batch)
+        loss.block_until_ready()
+        return (time.perf_counter() - began) / steps
+
+    @functools.cached_property
+    def source(self):
+        from hpe_jax.data import prepared, resident
+
+        split = resident.load(prepared.open_dataset(self.config.data), {'': 'train'}, self.config.data.image_size)['']
+        return resident.Resident(split)
+
+    @functools.cached_property
+    def train_epoch(self):
+        from hpe_jax import epochs
+
+        return epochs.make_train_epoch(self.train_step)
+
+    def epoch(self, steps: int, number: int) -> float:
+        """Seconds of a training epoch, the device's waiting for photos included."""
+        order = self.config.seed, number, steps, self.settings['batch_size']
+        began = time.perf_counter()
+        if self.settings['gpu']:
+            self.state, loss = self.train_epoch(self.state, self.source.arrays, self.source.order(*order))
+        else:
+            for batch in itertools.islice(self.source.epochs(*order), steps):
+                self.state, loss = self.train_step(self.state, batch)
+        loss.block_until_ready()
+        return time.perf_counter() - began
+
+    @functools.cached_property
+    def networks(self) -> dict:
+        """What 'network' and 'photo to keypoints' run, in eval mode."""
+        from hpe_jax import evaluate, models
+
+        self.model = models.make(self.config)
+        predict = evaluate.make_predict(self.model, np.float32([0.4] * 3), np.float32([0.2] * 3))
+
+        def keypoints(state, batch):
+            return evaluate.decode(self.config, predict(state, batch), self.config.eval.decoder)
+
+        return {'network': self.jax.jit(predict), 'photo to keypoints': self.jax.jit(keypoints)}
+
+    def infer(self, what: str, batch_size: int, seconds: float) -> list[float]:
+        """Seconds of each call, for about so long."""
+        from flax import nnx
+
+        photos = np.random.default_rng(0).integers(0, 256, (batch_size, *[self.settings['size']] * 2, 3), np.uint8)
+        run = self.networks[what]
+        state = nnx.state(self.model)
+        photos = self.jax.device_put(np.float32(photos) / 255 if what == 'network' else photos)
+        return calls(lambda: run(state, {'image': photos}).block_until_ready(), seconds)
+
+    def facts(self) -> dict:
+        """What a step is by XLA's count, and what the device can do."""
+        import jax.numpy as jnp
+
+        cost = self.train_step.lower(self.state, self.batch).compile().cost_analysis()
+        big = jnp.ones((4096, 4096), jnp.dtype(self.config.precision))
+        long = jnp.ones(1 << 26)
+        product, add = self.jax.jit(lambda a: a @ a), self.jax.jit(lambda a: a + 1, donate_argnums=0)
+        return {
+            'bytes': cost['bytes accessed'],
+            'flops': flops(self.settings),
+            'ceiling_flops_per_s': 2 * 4096**3 / fastest(lambda: product(big).block_until_ready()),
+            'ceiling_bytes_per_s': self._copying(add, long),
+        }
+
+    @staticmethod
+    def _copying(add, array) -> float:
+        seconds = []
+        for _ in range(10):
+            began = time.perf_counter()
+            array = add(array).block_until_ready()
+            seconds.append(time.perf_counter() - began)
+        return 2 * array.nbytes / min(seconds)
+
+    def peak(self) -> int | None:
+        stats = self.jax.local_devices()[0].memory_stats()
+        return stats['peak_bytes_in_use'] if stats else None
+
+
+class Torch:
+    """The same of the twin."""
+
+    def __init__(self, settings: dict, spec: dict):
+        import torch
+
+        from experiments import torch_twin
+
+        self.settings, self.torch, self.twin = settings, torch, torch_twin
+        dtype = getattr(torch, spec.get('precision', 'float32'))
+        options = {'channels_last': False, 'compiled': False} | spec['torch']
+        self.trainer = torch_twin.Trainer('cuda' if settings['gpu'] else 'cpu', **options, dtype=dtype)
+        arrays = (torch.from_numpy(array.transpose(0, 3, 1, 2).copy()) for array in example(settings))
+        self.batch = [self.trainer.put(array) for array in arrays]
+
+    def turn(self, steps: int) -> float:
+        began = time.perf_counter()
+        for _ in range(steps):
+            self.trainer.step(*self.batch)
+        self.trainer.wait()
+        return (time.perf_counter() - began) / steps
+
+    def infer(self, what: str, batch_size: int, seconds: float) -> list[float]:
+        photos = self.torch.rand(batch_size, 3, *[self.settings['size']] * 2)
+        photos, model = self.trainer.put(photos), self.trainer.model.eval()
+
+        @self.torch.inference_mode()
+        def run():
+            with self.torch.autocast(photos.device.type, self.trainer.dtype, self.trainer.dtype != self.torch.float32):
+                model(photos)
+            self.trainer.wait()
+
+        return calls(run, seconds)
+
+    @functools.cached_property
+    def batches(self):
+        from hpe_jax.data import prepared
+
+        config = unet.get_config()
+        config.data.update(dataset=self.settings['dataset'], data_dir=self.settings['data_dir'])
+        split = prepared.load(prepared.open_dataset(config.data), 'train')
+        size, sigma = self.settings['size'], config.heatmap.sigma
+        photos = self.twin.Photos(split.photos.tolist(), split.keypoints, size, sigma, [0.4] * 3, [0.2] * 3)
+        options = self.settings['batch_size'], os.cpu_count(), self.settings['gpu']
+        return itertools.chain.from_iterable(itertools.repeat(self.twin.loader(photos, *options)))
+
+    def epoch(self, steps: int, number: int) -> float:
+        began = time.perf_counter()
+        for batch in itertools.islice(self.batches, steps):
+            self.trainer.step(*map(self.trainer.put, batch))
+        self.trainer.wait()
+        return time.perf_counter() - began
+
+    def peak(self) -> int | None:
+        return self.torch.cuda.max_memory_allocated() if self.settings['gpu'] else None
+
+
+def example(settings: dict) -> tuple[np.ndarray, np.ndarray]:
+    """Photos (B, H, W, 3) and heatmaps (B, H, W, 21), float32; the time does not depend on what they show."""
+    rng, size = np.random.default_rng(0), settings['size']
+    shape = settings['batch_size'], size, size
+    return rng.standard_normal((*shape, 3), np.float32), rng.random((*shape, 21), np.float32)
+
+
+def flops(settings: dict) -> float:
+    """Of the convolutions in a step: forward, and twice as many backward; a multiply-add is two."""
+    *levels, bottleneck = unet.get_config().model.widths
+    pairs = [(0, i, o) for i, o in ((3, levels[0]), (levels[0], levels[0]), (levels[0], 21))]
+    for level, (above, width) in enumerate(itertools.pairwise((*levels, bottleneck)), 1):
+        pairs += [(level, above, width), (level, width, width)]
+        pairs += [(level - 1, width + above, above), (level - 1, above, above)]
+    return 6.0 * settings['batch_size'] * sum(9 * i * o * (settings['size'] >> level) ** 2 for level, i, o in pairs)
+
+
+def fastest(work, times: int = 7) -> float:
+    """Seconds of the fastest of several runs."""
+    seconds = []
+    for _ in range(times):
+        began = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - began)
+    return min(seconds)
+
+
+def calls(work, seconds: float) -> list[float]:
+    """Seconds of each of at least three runs, for about so long, after two that do not count."""
+    work(), work()
+    taken = []
+    while len(taken) < 3 or sum(taken) < seconds:
+        taken.append(fastest(work, 1))
+    return taken
+
+
+def serve(pipe, settings: dict, spec: dict) -> None:
+    """A contender's process: answers (method, arguments) until None comes."""
+    try:
+        if spec.get('kept') and not memory.keep_freed():
+            raise RuntimeError('this C library cannot keep freed memory')
+        contender = (Torch if 'torch' in spec else Ours)(settings, spec)
+        pipe.send(None)
+        while call := pipe.recv():
+            method, *arguments = call
+            pipe.send(getattr(contender, method)(*arguments))
+        pipe.send(contender.peak() or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    except Exception:
+        pipe.send(RuntimeError(traceback.format_exc(limit=-1)))
+
+
+class Contender:
+    """The near end of a contender's process."""
+
+    def __init__(self, settings: dict, spec: dict):
+        context = multiprocessing.get_context('spawn')
+        self.pipe, far = context.Pipe()
+        self.process = context.Process(target=serve, args=(far, settings, spec))
+        self.process.start()
+        far.close()
+        self._answer()
+
+    def __call__(self, *call):
+        self.pipe.send(call or None)
+        return self._answer()
+
+    def _answer(self):
+        answer = self.pipe.recv()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def start(settings: dict, specs: dict, *warm_up) -> tuple[dict[str, Contender], dict[str, str]]:
+    """Starts and warms up all; those that do not work here are left out, with the reason."""
+    running, failed = {}, {}
+    for name, spec in specs.items():
+        try:
+            contender = Contender(settings, spec)
+            contender(*warm_up)
+            running[name] = contender
+        except (RuntimeError, EOFError) as e:
+            failed[name] = str(e).strip()
+            print(f'{name}: does not work here: {failed[name].splitlines()[-1]}', flush=True)
+    return running, failed
+
+
+def describe() -> tuple[dict, bool]:
+    """The machine for the record, and whether it computes on a GPU; in a process that ends, and frees the device."""
+    with multiprocessing.get_context('spawn').Pool(1) as pool:
+        surroundings, gpu = pool.apply(_describe)
+    return surroundings | {'command': shlex.join(sys.orig_argv)}, gpu
+
+
+def _describe() -> tuple[dict, bool]:
+    import jax
+
+    from hpe_jax import logbook
+
+    return logbook.surroundings(), jax.default_backend() == 'gpu'

@@ -1,0 +1,74 @@
+"""What the benchmarks compare computes the same."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from experiments import contenders
+from hpe_jax import losses
+from hpe_jax.errors import UserError
+from hpe_jax.models import unet
+
+WIDTHS = (4, 6, 8)
+
+
+def leaves(ours, theirs):
+    """(array of ours, parameter of theirs) of every part, in the same layout."""
+
+    def of_block(block, twin):
+        for norm, conv, i in (block['norm1'], block['conv1'], 0), (block['norm2'], block['conv2'], 3):
+            yield norm['scale'], twin[i].weight
+            yield norm['bias'], twin[i].bias
+            yield conv['kernel'].transpose(3, 2, 0, 1), twin[i + 1].weight
+
+    for side in ('down', 'up'):
+        for i, twin in enumerate(getattr(theirs, side)):
+            yield from of_block(ours[side][i], twin)
+    yield from of_block(ours['bottleneck'], theirs.bottleneck)
+    yield ours['out']['kernel'].transpose(3, 2, 0, 1), theirs.out.weight
+
+
+def test_the_twins_loss_and_gradients_are_ours():
+    torch = pytest.importorskip('torch')
+    from experiments import torch_twin
+
+    model, twin = unet.UNet(widths=WIDTHS, rngs=nnx.Rngs(0)), torch_twin.UNet(WIDTHS)
+    rng = np.random.default_rng(0)
+    images = rng.standard_normal((3, 16, 16, 3), np.float32)
+    heatmaps = rng.random((3, 16, 16, 21), np.float32)
+    weights = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    pairs = list(leaves(weights, twin))
+    assert len(pairs) == len(list(twin.parameters())) == len(jax.tree.leaves(weights))
+    with torch.no_grad():
+        for array, parameter in pairs:
+            parameter.copy_(torch.from_numpy(np.array(array)))
+
+    def loss(model):
+        return losses.per_keypoint('iou', model(jnp.asarray(images)), jnp.asarray(heatmaps)).mean()
+
+    ours, gradients = nnx.jit(nnx.value_and_grad(loss))(model)
+    predicted, true = twin(torch.from_numpy(images.transpose(0, 3, 1, 2))), torch.from_numpy(heatmaps)
+    theirs = torch_twin.iou_loss(predicted, true.permute(0, 3, 1, 2))
+    theirs.backward()
+    assert float(ours) == pytest.approx(theirs.item(), abs=1e-6)
+    for array, parameter in leaves(nnx.to_pure_dict(gradients), twin):
+        np.testing.assert_allclose(array, parameter.grad, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(('only', 'message'), [('nobody', 'finds none of ours; '), ('[', 'no regular expression')])
+def test_contenders_that_do_not_exist(only, message):
+    with pytest.raises(UserError, match=message):
+        contenders.chosen(False, only)
+
+
+def test_operations_are_those_of_the_networks_kernels():
+    """The two kernels of a block work at one size; 6 operations a weight and pixel, forward and backward."""
+    model = unet.UNet(rngs=nnx.Rngs(0))
+    blocks = [(block, level) for level, block in enumerate((*model.down, model.bottleneck))]
+    blocks += [(block, level) for level, block in enumerate(reversed(model.up))]
+    weights = [(kernel.size, level) for block, level in blocks for kernel in (block.conv1.kernel, block.conv2.kernel)]
+    weights.append((model.out.kernel.size, 0))
+    expected = sum(6 * size * (128 >> level) ** 2 for size, level in weights)
+    assert contenders.flops({'batch_size': 2, 'size': 128}) == 2 * expected
