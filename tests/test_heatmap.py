@@ -79,6 +79,35 @@ def test_window_passes_over_a_second_lower_peak():
     assert pixels(found - KEYPOINTS).max() < 0.02
 
 
+@pytest.mark.parametrize('codec', heatmap.CODECS)
+def test_window_is_two_discs_over_the_whole_map(codec):
+    """Near borders and corners too, on maps with background, and on one that is smaller than the discs."""
+    rng = np.random.default_rng(0)
+    for size in (SIZE, (5, 40)):
+        keypoints = np.float32([[0.01, 0.02], [0.98, 0.5], [0.4, 0.99], [0.5, 0.5], [-0.01, 1.01]])
+        maps = np.asarray(heatmap.encode(jnp.asarray(keypoints), jnp.ones(5, bool), size, 3.0))
+        maps = maps + 0.3 * rng.random(maps.shape).astype(np.float32) ** 8
+        rows, columns = np.mgrid[: size[0], : size[1]]
+        for found, one in zip(
+            heatmap.decode(jnp.asarray(maps), 'window', codec), np.moveaxis(maps, -1, 0), strict=True
+        ):
+            y, x = np.unravel_index(one.argmax(), size)
+            for _ in range(2):
+                mass = np.where((rows - y) ** 2 + (columns - x) ** 2 <= 81, np.float64(one), 0)
+                y, x = (mass * rows).sum() / mass.sum(), (mass * columns).sum() / mass.sum()
+            half = 0.5 if codec == 'subpixel' else 0
+            np.testing.assert_allclose(found, [(x + half) / size[1], (y + half) / size[0]], atol=1e-6)
+
+
+def test_of_equal_peaks_the_first_one_counts_and_an_empty_map_decodes_to_its_middle():
+    maps = np.zeros((*SIZE, 1), np.float32)
+    np.testing.assert_allclose(heatmap.decode(jnp.asarray(maps), 'window')[0], [0.5, 0.5], atol=1e-6)
+    maps[7, 60], maps[7, 9], maps[30, 4] = 1, 1, 1
+    for decoder in ('argmax', 'window'):
+        found = heatmap.decode(jnp.asarray(maps), decoder, **({'radius': 2.0} if decoder == 'window' else {}))
+        np.testing.assert_allclose(found[0], [9.5 / SIZE[1], 7.5 / SIZE[0]], rtol=1e-6)
+
+
 @pytest.mark.parametrize('decoder', heatmap.DECODERS)
 def test_an_empty_map_decodes_to_a_finite_place(decoder):
     assert jnp.isfinite(heatmap.decode(jnp.zeros((*SIZE, 1)), decoder)).all()
