@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Float
@@ -41,6 +42,20 @@ def decode(config: ConfigDict, heatmaps: jax.Array, decoder: str, codec: str = '
     options = config.eval.decoders[decoder]
     codec = codec or config.heatmap.codec
     return jax.vmap(partial(heatmap.decode, decoder=decoder, codec=codec, **options))(heatmaps)
+
+
+def make_infer(config: ConfigDict, model: nnx.Module, mean: np.ndarray, std: np.ndarray, decoder: str) -> Callable:
+    """(model state, (B, H, W, 3) uint8) -> keypoints (B, 21, 2), normalised, and scores (B, 21), the heatmaps' peaks.
+
+    All that lies between crops and keypoints, for use inside jit: what the estimator runs and the export carries.
+    """
+    predict = make_predict(model, mean, std)
+
+    def infer(state: nnx.State, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        heatmaps = predict(state, {'image': images}).astype(jnp.float32)
+        return decode(config, heatmaps, decoder), heatmaps.max((1, 2))
+
+    return infer
 
 
 def make_eval_step(
@@ -145,9 +160,7 @@ class Run:
         Raises:
           UserError: the images are none, or the decoder is unknown.
         """
-        known, decoder = self.config.eval.decoders, decoder or self.config.eval.decoder
-        if decoder not in known:
-            raise UserError(f'decoder {decoder!r}: unknown to this run; choose from {", ".join(known)}')
+        decoder = self.known_decoder(decoder)
         size, step = self.config.data.image_size, self.config.eval.batch_size
         photos = np.array([resize(image, size) for image in images], np.uint8).reshape(-1, size, size, 3)
         state = nnx.state(self.model)
@@ -156,6 +169,17 @@ class Run:
             parts.append(np.asarray(self._network(state, {'image': photos[start : start + step]})))
         heatmaps = np.concatenate(parts)
         return Prediction(self.decode(heatmaps, decoder), heatmaps, heatmaps.max((1, 2)))
+
+    def known_decoder(self, decoder: str) -> str:
+        """The decoder's name, that of the config for ''.
+
+        Raises:
+          UserError: it is none of config.eval.decoders.
+        """
+        known, decoder = self.config.eval.decoders, decoder or self.config.eval.decoder
+        if decoder not in known:
+            raise UserError(f'decoder {decoder!r}: unknown to this run; choose from {", ".join(known)}')
+        return decoder
 
     def decode(self, heatmaps: np.ndarray, decoder: str, codec: str = '') -> Float[np.ndarray, 'b 21 2']:
         """`decode` above, compiled once a decoder and codec."""
