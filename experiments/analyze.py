@@ -5,8 +5,7 @@
 
 RUN is a run directory. Each is analysed by the config that lies in it and on the data that this config names, unless
 --dataset, --manual_dir or --data_dir name other data for all. Writes OUTPUT/report.html and OUTPUT/RUN.json, whose
-top level has the fields of a run's own report.json. Needs no TensorFlow. Photos are resized as Run.predict does it;
-tf.data, which `--mode=evaluate` reads with, rounds a grey level differently here and there.
+top level has the fields of a run's own report.json. Needs no TensorFlow.
 """
 
 import hashlib

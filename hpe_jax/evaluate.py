@@ -13,9 +13,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float
 from ml_collections import ConfigDict
-from PIL import Image
 
-from hpe_jax import checkpoint, configuration, files, heatmap, losses, metrics, models, preprocess, sharding
+from hpe_jax import checkpoint, configuration, files, geometry, heatmap, losses, metrics, models, preprocess, sharding
 from hpe_jax.data import prepared, resident
 from hpe_jax.errors import UserError
 
@@ -190,13 +189,15 @@ class Run:
 
 
 def resize(image: np.ndarray, size: int) -> np.ndarray:
-    """One (H, W, 3) uint8 photo to (size, size, 3), by antialiased bilinear interpolation."""
+    """One (H, W, 3) uint8 photo to (size, size, 3), as the training data were.
+
+    Raises:
+      UserError: it is no such photo.
+    """
     if not (isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[-1] == 3):
         what = f'{image.dtype} {image.shape}' if hasattr(image, 'dtype') else type(image).__name__
         raise UserError(f'a photo must be a uint8 array (height, width, 3), not {what}')
-    if image.shape[:2] == (size, size):
-        return image
-    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
+    return geometry.crop(image, (0, 0, image.shape[1], image.shape[0]), size)
 
 
 def restore_best(workdir: str | Path, model: nnx.Module) -> tuple[int, dict]:

@@ -15,15 +15,17 @@ keypoints alone. No half pixel appears outside this file and heatmap.py. FreiHAN
 An affine map is a (2, 3) matrix, in pixels from those of one picture to those of another of any size: [x', y'] =
 matrix @ [x, y, 1]. `transform` moves points by it and `warp` a picture, so that both stay together.
 
-The functions take NumPy and JAX arrays alike, and answer in kind; `warp` is JAX's.
+The functions take NumPy and JAX arrays alike, and answer in kind; `warp` is JAX's, `crop` NumPy's.
 """
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Shaped
+from jaxtyping import Array, Bool, Float, Shaped, UInt8
 
 AnyArray = np.ndarray | jax.Array
 Scalar = int | float | Float[AnyArray, '']
@@ -123,3 +125,44 @@ def _neighbours(position: Float[Array, 'h w'], n: int) -> tuple:
     index = jnp.clip(position - 0.5, 0, n - 1)
     low = jnp.floor(index).astype(int)
     return low, jnp.minimum(low + 1, n - 1), (index - low)[..., None], inside
+
+
+def crop(
+    image: UInt8[np.ndarray, 'h w 3'], box: Sequence | Shaped[np.ndarray, '4'], size: int
+) -> UInt8[np.ndarray, '{size} {size} 3']:
+    """The part of a picture inside a box (x0, y0, x1, y1, pixels), resized; black outside the picture.
+
+    Antialiased bilinear, at any scale. The box of a whole picture gives tf.image.resize's grey levels, so that a photo
+    is the same in training, evaluation and prediction; PIL's own differ where it rounds the weights to 8 bits.
+    """
+    x0, y0, x1, y1 = map(float, box)
+    left, right = max(0, math.floor(x0)), min(image.shape[1], math.ceil(x1))
+    if left >= right:
+        return np.zeros((size, size, 3), np.uint8)
+    rows = resize_rows(image[:, left:right], size, y0, y1)
+    columns = resize_rows(rows.swapaxes(0, 1), size, x0 - left, x1 - left)
+    return np.uint8(np.round(columns.swapaxes(0, 1)))
+
+
+def resize_rows(
+    image: Shaped[np.ndarray, 'h w c'], height: int, start: float = 0.0, end: float | None = None
+) -> Float[np.ndarray, '{height} w c']:
+    """Antialiased bilinear resize along the first axis of what lies from start to end, 0 where that is no picture.
+
+    In float32 and in TensorFlow's order of operations.
+    """
+    one, half = np.float32(1), np.float32(0.5)
+    end = float(len(image)) if end is None else end
+    scale = np.float32(1 / (np.float32(height) / np.float32(end - start)))
+    reach = max(scale, one)
+    centres = (np.arange(height, dtype=np.float32) + half) * scale + np.float32(start)
+    edges = math.floor(start), math.ceil(end) - 1
+    first = np.ceil(centres - reach - half).astype(int).clip(*edges)
+    last = np.floor(centres + reach - half).astype(int).clip(*edges)
+    rows = first[:, None] + np.arange((last - first).max() + 1)
+    weights = np.maximum(0, one - np.abs((rows.astype(np.float32) + half - centres[:, None]) * (one / reach)))
+    weights = np.where(rows <= last[:, None], weights, np.float32(0)).T
+    weights = weights * (one / sum(weights))
+    rows, nearest = rows.T, rows.T.clip(0, len(image) - 1)
+    weights = np.where(rows == nearest, weights, np.float32(0))
+    return sum(weight[:, None, None] * image[row] for weight, row in zip(weights, nearest, strict=True))

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tensorflow_datasets as tfds
-from jaxtyping import Int, Shaped, UInt8
+from jaxtyping import Int, UInt8
 from PIL import Image
 from tqdm import tqdm
 
@@ -188,25 +188,5 @@ def _keep(split: Split, size: int, path: Path) -> None:
 
 def decode(photo: bytes, size: int) -> UInt8[np.ndarray, '{size} {size} 3']:
     """JPEG bytes to a photo, equal to pipeline.decode's in every grey level."""
-    image = np.asarray(Image.open(io.BytesIO(photo)).convert('RGB'), np.float32)
-    rows = resize_rows(image, size)
-    return np.uint8(np.round(resize_rows(rows.swapaxes(0, 1), size).swapaxes(0, 1)))
-
-
-def resize_rows(image: Shaped[np.ndarray, 'h w c'], height: int) -> Shaped[np.ndarray, '{height} w c']:
-    """Antialiased bilinear resize along the first axis, in float32 and in TensorFlow's order of operations.
-
-    PIL's own differs by a grey level where it rounds the weights to 8 bits.
-    """
-    one, half = np.float32(1), np.float32(0.5)
-    scale = np.float32(1 / (np.float32(height) / np.float32(len(image))))
-    reach = max(scale, one)
-    centres = (np.arange(height, dtype=np.float32) + half) * scale
-    first = np.ceil(centres - reach - half).astype(int).clip(0, len(image) - 1)
-    last = np.floor(centres + reach - half).astype(int).clip(0, len(image) - 1)
-    rows = first[:, None] + np.arange((last - first).max() + 1)
-    weights = np.maximum(0, one - np.abs((rows.astype(np.float32) + half - centres[:, None]) * (one / reach)))
-    weights = np.where(rows <= last[:, None], weights, np.float32(0)).T
-    weights = weights * (one / sum(weights))
-    rows = np.minimum(rows, len(image) - 1).T
-    return sum(weight[:, None, None] * image[row] for weight, row in zip(weights, rows, strict=True))
+    image = np.asarray(Image.open(io.BytesIO(photo)).convert('RGB'))
+    return geometry.crop(image, (0, 0, image.shape[1], image.shape[0]), size)

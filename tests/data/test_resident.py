@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from configs import tiny
+from hpe_jax import geometry
 from hpe_jax.data import pipeline, prepared, resident
 from hpe_jax.errors import UserError
 
@@ -52,7 +53,7 @@ def test_a_resize_of_a_wide_photo_is_tensorflows():
 
     image = np.random.default_rng(0).random((31, 77, 3), np.float32) * 255
     expected = tf.image.resize(image, (13, 77), 'bilinear', antialias=True)
-    np.testing.assert_allclose(resident.resize_rows(image, 13), expected, rtol=1e-6)
+    np.testing.assert_allclose(geometry.resize_rows(image, 13), expected, rtol=1e-6)
 
 
 def test_labels_are_kept_beside_the_photos(builder, tmp_path):
