@@ -118,6 +118,7 @@ class Trainer:
             say(f'{name:10s} {len(split):6d} photos ({data.dataset} {expressions[name]})')
         if not len(splits['train']):
             raise UserError(f'config.data.train_split={data.train_split!r} of {data.dataset} holds no photos')
+        self.hand_side = prepared.hand_side(splits['train'])
         if not len(splits['validation']):
             say('No photos to validate on: no early stopping, and the best checkpoint is that of the training loss.')
         if data.mean:
@@ -218,6 +219,7 @@ class Trainer:
         self.history.append(record)
         if epoch % train.checkpoint_every == 0 or self._is_done():
             meta = {'history': self.history, 'mean': self.mean.tolist(), 'std': self.std.tolist()}
+            meta['hand_side'] = self.hand_side
             loss = record['validation_loss'] if scores else record['train_loss']
             self.checkpoints.save(epoch, self.train_state.model, self.train_state.optimizer, meta, loss)
         return record

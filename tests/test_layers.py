@@ -10,13 +10,13 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / 'hpe_jax'
 LAYERS = [
     {'errors', 'hand', 'memory'},
-    {'geometry', 'files', 'models.convolution', 'sharding'},
+    {'geometry', 'files', 'pictures', 'models.convolution', 'sharding'},
     {'augment', 'heatmap', 'losses', 'metrics', 'models.unet', 'optim', 'data.freihand'},
     {'data.synthetic_hands'},
     {'models', 'preprocess', 'visualize', 'data.prepared', 'logbook'},
     {'configuration', 'checkpoint', 'data.pipeline', 'data.resident', 'data.live'},
     {'evaluate', 'torch_weights'},
-    {'epochs'},
+    {'epochs', 'estimator'},
     {'train'},
     {'main'},
 ]

@@ -109,6 +109,16 @@ def load(builder: tfds.core.DatasetBuilder, expression: str, indices: np.ndarray
     return Split(photos, keypoints, geometry.inside_frame(keypoints), xyz, names, occluded)
 
 
+def hand_side(split: Split) -> float:
+    """How much of its photo a hand takes: the median of its box's longer side, as a part of the photo's size.
+
+    Of hands that lie in the photo as a whole, if there are such.
+    """
+    whole = split.visible.all(-1)
+    sides = geometry.box_side(split.keypoints, split.visible)
+    return float(np.median(sides[whole] if whole.any() else sides))
+
+
 def resolve_split(builder: tfds.core.DatasetBuilder, expression: str) -> str:
     """The split expression without the parts that no photo falls into; '' if nothing is left.
 
