@@ -31,6 +31,7 @@ HANDS = ('right', 'left', 'auto')
 HAND_SIDE = 0.375
 SMALLEST_SIDE = 8.0  # pixels of the picture: a hand that fell together to a point is still cropped around
 WINDOWS = 0.6, 0.36  # sides of the windows that are searched, as parts of the picture's longer side
+STEP = 2.0**-14  # pixels: keypoints are whole multiples of it, so that mirroring them there and back is exact
 CANDIDATES = 3  # windows that are looked into more closely
 
 Box = Sequence | Shaped[np.ndarray, '4']
@@ -163,8 +164,9 @@ class HandPoseEstimator:
             for i, crop in enumerate(pool.map(lambda *one: geometry.crop(*one, size), images, squares)):
                 crops[i] = crop
         keypoints, scores = (np.asarray(array)[:number] for array in self._infer(self._state, crops))
-        corners = np.float32(squares)[:, None]
+        corners = np.array(squares, np.float64)[:, None]
         keypoints = corners[..., :2] + keypoints * (corners[..., 2:] - corners[..., :2])
+        keypoints = np.round(keypoints / STEP) * STEP
         return [HandPose(*one, 'right') for one in zip(keypoints, scores, strict=True)]
 
     @cached_property
