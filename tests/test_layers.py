@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / 'hpe_jax'
 LAYERS = [
     {'errors', 'hand', 'memory'},
     {'geometry', 'files', 'pictures', 'models.convolution', 'sharding'},
-    {'augment', 'heatmap', 'losses', 'metrics', 'models.unet', 'optim', 'data.freihand'},
+    {'augment', 'heatmap', 'losses', 'metrics', 'models.unet', 'optim', 'data.freihand', 'video'},
     {'data.synthetic_hands'},
     {'models', 'preprocess', 'visualize', 'data.prepared', 'logbook'},
     {'configuration', 'checkpoint', 'data.pipeline', 'data.resident', 'data.live'},
@@ -27,6 +27,7 @@ OWNERS = {
     'matplotlib': {'visualize'},
     'torch': {'torch_weights'},
     'tensorboardX': {'logbook'},
+    'av': {'video'},
 }
 
 
