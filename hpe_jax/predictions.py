@@ -43,8 +43,15 @@ def write(folder: str | Path, form: str, entries: Sequence[Mapping], errors: Seq
     elif form == 'coco':
         files.write_json(path, _coco(entries) | {'errors': list(errors), 'info': dict(about)})
     else:
-        files.write_json(path, {**about, 'predictions': list(entries), 'errors': list(errors)})
+        files.write_text(path, _json({**about, 'errors': list(errors)}, entries))
     return path
+
+
+def _json(about: Mapping, entries: Sequence[Mapping]) -> str:
+    """A line an entry: an indented one has a hundred."""
+    head = json.dumps(about, indent=2).removesuffix('\n}')
+    lines = ',\n'.join('    ' + json.dumps(entry, allow_nan=False) for entry in entries)
+    return f'{head},\n  "predictions": [\n{lines}\n  ]\n}}\n'
 
 
 def _csv(entries: Sequence[Mapping], errors: Sequence[Mapping]) -> str:

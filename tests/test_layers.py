@@ -11,14 +11,14 @@ PACKAGE = Path(__file__).parents[1] / 'hpe_jax'
 LAYERS = [
     {'errors', 'hand', 'memory'},
     {'geometry', 'files', 'pictures', 'models.convolution', 'sharding'},
-    {'augment', 'heatmap', 'losses', 'metrics', 'models.unet', 'optim', 'data.freihand', 'video'},
+    {'augment', 'heatmap', 'losses', 'metrics', 'models.unet', 'optim', 'data.freihand', 'video', 'predictions'},
     {'data.synthetic_hands'},
-    {'models', 'preprocess', 'visualize', 'data.prepared', 'logbook'},
+    {'models', 'preprocess', 'visualize', 'data.prepared', 'logbook', 'inputs'},
     {'configuration', 'checkpoint', 'data.pipeline', 'data.resident', 'data.live'},
     {'evaluate', 'torch_weights'},
     {'epochs', 'estimator'},
-    {'train'},
-    {'main'},
+    {'train', 'track'},
+    {'main', 'predict'},
 ]
 OWNERS = {
     'tensorflow': {'data.pipeline'},
