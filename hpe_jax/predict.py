@@ -264,15 +264,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         interrupted = True
     path = prediction.write(complete=not interrupted)
-    done = len(prediction.inputs) if not interrupted else len(prediction.journal.finished)
-    errors = prediction.errors
-    for error in errors:
+    for error in prediction.errors:
         print(f'error: {error["error"]}', file=sys.stderr)
-    print(f'{done - len(errors)} of {len(prediction.inputs)} files predicted, {len(errors)} errors: {path}', flush=True)
+    done, total = len(prediction.journal.finished), len(prediction.inputs)
+    print(f'{done} of {total} files predicted, {len(prediction.errors)} errors: {path}', flush=True)
     if interrupted:
         print('Interrupted: the same command goes on from here.', file=sys.stderr)
         return 130
-    return 2 if errors else 0
+    return 2 if prediction.errors else 0
 
 
 if __name__ == '__main__':
