@@ -82,7 +82,7 @@ def test_broken_photos_are_told_and_the_others_predicted(say, photos, capsys):
     (photos / 'broken.jpg').write_bytes((photos / 'a.png').read_bytes()[:500])
     (photos / 'deeper/empty.jpg').write_bytes(b'')
     status, content = say(photos)
-    assert status == 2 and len(content['predictions']) == 4 and content['complete']
+    assert status == 3 and len(content['predictions']) == 4 and content['complete']
     assert [Path(error['file']).name for error in content['errors']] == ['broken.jpg', 'empty.jpg']
     out, err = capsys.readouterr()
     assert [line.split(': ')[0] for line in err.splitlines()] == ['error'] * 2 and 'empty.jpg' in err
@@ -191,7 +191,7 @@ def test_a_video_is_tracked_and_drawn(say, clip, tmp_path, fitted_run, smooth):
 def test_a_corrupt_video_is_one_error(say, tmp_path, photos, capsys):
     (tmp_path / 'clip.mp4').write_bytes(b'\0' * 2000)
     status, content = say(tmp_path / 'clip.mp4', photos)
-    assert status == 2 and len(content['predictions']) == 4 and len(content['errors']) == 1
+    assert status == 3 and len(content['predictions']) == 4 and len(content['errors']) == 1
     assert capsys.readouterr().err.count('\n') == 1
 
 
@@ -209,7 +209,7 @@ def test_a_video_that_breaks_keeps_its_frames(say, clip, tmp_path, monkeypatch):
 
     monkeypatch.setattr(predict.Prediction, '_frames', broken)
     status, content = say(clip, '--draw')
-    assert status == 2 and len(content['predictions']) == 3 and len(content['errors']) == 1
+    assert status == 3 and len(content['predictions']) == 3 and len(content['errors']) == 1
     with video.reading(tmp_path / 'out/overlays/clip.mp4') as drawn:
         assert len(list(drawn.frames)) == 3
 
