@@ -107,7 +107,7 @@ def spread_hand(size: float, corner: tuple[float, float] = (0.0, 0.0)) -> np.nda
     return keypoints * size + corner
 
 
-@pytest.mark.parametrize('size', [60, 700, 1600])
+@pytest.mark.parametrize('size', [100, 700, 1600])
 def test_an_overlay_has_every_bone_in_its_fingers_colour(size):
     keypoints = spread_hand(size, (20, 10))
     image = np.full((size + 60, size + 90, 3), 90, np.uint8)
