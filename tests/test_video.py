@@ -46,7 +46,7 @@ def read(path: Path) -> list[video.Frame]:
 
 def test_what_is_written_is_read_with_its_odd_size_padded(tmp_path):
     y, x, _ = np.indices((49, 65, 3))
-    images = [np.uint8(3 * x + y + 5 * i) for i in range(12)]
+    images = [np.uint8(2 * x + y + 5 * i) for i in range(12)]
     with video.writing(tmp_path / 'new/a.mp4', 30000 / 1001, 65, 49) as write:
         for image in images:
             write(image)
@@ -65,7 +65,7 @@ def test_what_is_written_is_read_with_its_odd_size_padded(tmp_path):
 
 @pytest.mark.parametrize('encoder', video.ENCODERS)
 def test_colours_survive_either_encoder(tmp_path, monkeypatch, encoder):
-    monkeypatch.setattr(video, 'ENCODERS', ('no_such_encoder', encoder))
+    monkeypatch.setattr(video, 'ENCODERS', {'no_such_encoder': {}, encoder: video.ENCODERS[encoder]})
     with video.writing(tmp_path / 'a.mp4', 25.0, WIDTH, HEIGHT) as write:
         write(quarters())
     with av.open(str(tmp_path / 'a.mp4')) as container:
@@ -73,7 +73,7 @@ def test_colours_survive_either_encoder(tmp_path, monkeypatch, encoder):
         assert context.name == {'libx264': 'h264'}.get(encoder, encoder)
         assert context.colorspace == 5 or encoder == 'mpeg4'  # which cannot tell
     (frame,) = read(tmp_path / 'a.mp4')
-    assert np.abs(frame.image - quarters().astype(float))[4:-4:8, 4:-4:8].max() < 10
+    assert np.abs(frame.image - quarters().astype(float))[12::24, 16::32].max() < 10
 
 
 def test_times_of_a_variable_rate_are_kept_and_always_rise(tmp_path):
