@@ -9,8 +9,8 @@ A folder gives the photos and videos in it and below it, by their suffixes; a fi
 suffix. One that cannot be read is listed under `errors` and at the end, and the others are predicted. Interrupted, the
 command leaves what it has done in the same file and goes on from there when it is given again.
 
-Exit status: 0 all inputs predicted; 1 nothing could be done, for the reason that is said; 2 wrong options; 3 all done but
-for the inputs listed as errors; 130 interrupted.
+Exit status: 0 all inputs predicted; 1 nothing could be done, for the reason that is said; 2 wrong options; 3 all done
+but for the inputs listed as errors; 130 interrupted.
 """
 
 import argparse
