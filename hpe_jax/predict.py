@@ -55,7 +55,8 @@ class Overlays:
 
     def draw(self, image: np.ndarray, hands: Sequence[HandPose]) -> np.ndarray:
         opacity = [1.0 if one.score >= self._min_score else FAINT for one in hands]
-        return visualize.overlay(image, np.array([one.keypoints for one in hands]), opacity)
+        keypoints = np.array([one.keypoints for one in hands]).reshape(-1, 21, 2)
+        return visualize.overlay(image, keypoints, opacity)
 
     def photo(self, file: str, image: np.ndarray, hands: Sequence[HandPose]) -> None:
         self._waiting.append(self._pool.submit(self._save, file, image, hands))
@@ -188,11 +189,11 @@ class Prediction:
                 boxes = self.boxes(file, index)
                 trackers += [Tracker(self.estimator, self.options.smooth) for _ in boxes[len(trackers) :]]
                 boxes = boxes + [None] * (len(trackers) - len(boxes))
-                found = [track(image, seconds, box)[0] for track, box in zip(trackers, boxes, strict=True)]
-                for one in found:
-                    self._add(file, image, one, index, seconds)
+                tracked = [track(image, seconds, box) for track, box in zip(trackers, boxes, strict=True)]
+                for one in tracked:
+                    self._add(file, image, one.hand, index, seconds)
                 if write:
-                    write(self.overlays.draw(image, found), seconds)
+                    write(self.overlays.draw(image, [one.hand for one in tracked if one.found]), seconds)
                 bar.step()
         except UserError as e:  # the video that is written ends here, too
             self._fail(file, e)

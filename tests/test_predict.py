@@ -188,6 +188,19 @@ def test_a_video_is_tracked_and_drawn(say, clip, tmp_path, fitted_run, smooth):
     assert len(pairs) == 8 and all((np.abs(a - b).max(-1) > 60).mean() > 0.005 for a, b in pairs)
 
 
+def test_frames_without_a_hand_keep_an_entry_and_are_drawn_as_they_are(say, tmp_path, fitted_run):
+    empty = np.full((260, 300, 3), 128, np.uint8)
+    hand_there = canvas(fitted_run.images[0], 260, 300, (30, 20))
+    with video.writing(tmp_path / 'clip.mp4', 10.0, 300, 260) as write:
+        for image in (hand_there, empty, empty, hand_there):
+            write(image)
+    _, content = say(tmp_path / 'clip.mp4', '--draw', '--min_score=0.5')
+    assert [entry['score'] > 0.5 for entry in content['predictions']] == [True, False, False, True]
+    with video.reading(tmp_path / 'out/overlays/clip.mp4') as drawn:
+        ranges = [np.ptp(frame.image[:15].astype(int)) for frame in drawn.frames]
+        assert max(ranges[1:3]) < 20
+
+
 def test_a_corrupt_video_is_one_error(say, tmp_path, photos, capsys):
     (tmp_path / 'clip.mp4').write_bytes(b'\0' * 2000)
     status, content = say(tmp_path / 'clip.mp4', photos)
