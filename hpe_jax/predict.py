@@ -17,10 +17,8 @@ import argparse
 import os
 import sys
 import time
-from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +39,7 @@ class Overlays:
     """Pictures and videos with the hands drawn in; the photos are drawn and saved on background threads."""
 
     def __init__(self, folder: Path, paths: Sequence[str], min_score: float):
-        self._min_score, self._pool, self._waiting = min_score, ThreadPoolExecutor(), deque()
+        self._min_score, self._pool, self._waiting = min_score, ThreadPoolExecutor(), []
         root = os.path.commonpath([os.path.dirname(os.path.abspath(file)) for file in paths])
         self._paths = {}
         for file in paths:
@@ -60,17 +58,18 @@ class Overlays:
 
     def photo(self, file: str, image: np.ndarray, hands: Sequence[HandPose]) -> None:
         self._waiting.append(self._pool.submit(self._save, file, image, hands))
-        while len(self._waiting) > 2 * os.cpu_count():  # photos are held in memory
-            self._waiting.popleft().result()
+
+    def wait(self) -> None:
+        """Until all of them are on disk."""
+        while self._waiting:
+            self._waiting.pop().result()
 
     def _save(self, file: str, image: np.ndarray, hands: Sequence[HandPose]) -> None:
         with files.replacing(self.path(file)) as temporary:
             Image.fromarray(self.draw(image, hands)).save(temporary, quality=92)
 
     def close(self) -> None:
-        while self._waiting:
-            self._waiting.popleft().result()
-        self._pool.shutdown()
+        self._pool.shutdown(cancel_futures=True)
 
 
 class Progress(tqdm):
@@ -143,11 +142,10 @@ class Prediction:
             try:
                 for file, reading in inputs.ahead(pool, pictures.read, todo, 2 * self.options.batch_size):
                     try:
-                        image = reading.result()
-                        batch += [(file, image, box) for box in self.boxes(file)]
+                        batch.append((file, reading.result(), self.boxes(file)))
                     except UserError as e:
                         self._fail(file, e)
-                    if len(batch) >= self.options.batch_size:
+                    if sum(len(boxes) for *_, boxes in batch) >= self.options.batch_size:
                         self._predict(batch)
                         batch = []
                     bar.step()
@@ -157,18 +155,23 @@ class Prediction:
                 raise
 
     def _predict(self, batch: list) -> None:
-        hands = self.estimator.predict([image for _, image, _ in batch], [box for *_, box in batch])
-        for file, group in groupby(zip(batch, hands, strict=True), key=lambda one: one[0][0]):
-            (*_, image, _), found = (group := list(group))[0][0], [one for _, one in group]
+        """`batch`: (file, image, boxes) of each photo."""
+        images = [image for _, image, boxes in batch for _ in boxes]
+        hands = iter(self.estimator.predict(images, [box for *_, boxes in batch for box in boxes]))
+        for file, image, boxes in batch:
+            found = [next(hands) for _ in boxes]
             for one in found:
                 self._add(file, image, one)
             if self.overlays:
                 self.overlays.photo(file, image, found)
+        if self.overlays:
+            self.overlays.wait()
+        for file, *_ in batch:
             self.journal.finish(file)
 
     def _video(self, file: str) -> None:
         """Frame by frame, since each needs the last one's hand; what comes before a broken frame is kept."""
-        print(f'{file}', flush=True)
+        print(file, flush=True)
         try:
             with video.reading(file) as clip, Progress(clip.number, 'frame') as bar:
                 if not self.overlays:

@@ -85,10 +85,15 @@ def fitted_run(tmp_path_factory) -> SimpleNamespace:
         folder.mkdir()
     except FileExistsError:
         while not (folder / 'run/report.json').exists():
+            assert not (folder / 'failed').exists(), 'another worker could not train it'
             time.sleep(0.2)
     else:
-        drawn_hands.write(folder / 'hands', 8)
-        _fit(folder)
+        try:
+            drawn_hands.write(folder / 'hands', 8)
+            _fit(folder)
+        except BaseException:
+            (folder / 'failed').touch()
+            raise
     images = [np.asarray(Image.open(folder / f'hands/training/rgb/{i:08d}.jpg')) for i in range(8)]
     xyz = np.array(json.loads((folder / 'hands/training_xyz.json').read_text()))
     keypoints = geometry.project(xyz, np.broadcast_to(drawn_hands.CAMERA, (8, 3, 3)))
