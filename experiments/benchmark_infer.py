@@ -2,8 +2,10 @@
 
     python -m experiments.benchmark_infer [--output=FILE.json] [--only=REGEX]                     (pip install torch)
 
-'network' is photos as floats to heatmaps, on the device. 'photo to keypoints', ours alone, is uint8 photos, normalised,
-through the network, decoded. The contenders are those of contenders.py.
+'network' is photos as floats to heatmaps, on the device. 'file to keypoints', ours alone, is all that hpe_jax.predict
+does: a JPEG of 640 x 480 read, cropped, resized, normalised, through the network, decoded, in pixels of the photo;
+'refined once', its default, crops again around what was found and looks once more. The contenders are those of
+contenders.py.
 """
 
 import statistics
@@ -34,7 +36,7 @@ def main(_) -> None:
             running, broken = contenders.start(settings, {name: spec}, 'infer', 'network', 1, 0.0)
             failed |= broken
             for contender in running.values():
-                for what in ('network', 'photo to keypoints')[: 1 if 'torch' in spec else 2]:
+                for what in ('network',) if 'torch' in spec else ('network', *contenders.LOOKS):
                     by_size = seconds.setdefault(f'{name}: {what}', {n: [] for n in BATCH_SIZES.value})
                     for n, values in by_size.items():
                         values.append(statistics.median(contender('infer', what, n, SECONDS.value)))

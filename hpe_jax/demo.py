@@ -15,7 +15,6 @@ import errno
 import functools
 import ipaddress
 import json
-import os
 import signal
 import socket
 import sys
@@ -26,14 +25,13 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import jax
 import numpy as np
 from absl import app, flags, logging
 from aiohttp import web
 
-from hpe_jax import hand, memory, pictures
+from hpe_jax import geometry, hand, memory, pictures
 from hpe_jax.errors import UserError
-from hpe_jax.estimator import HANDS, HandPose, HandPoseEstimator, checked
+from hpe_jax.estimator import HANDS, HandPose, HandPoseEstimator
 
 PAGE = Path(__file__).with_suffix('.html')
 HEADERS = {
@@ -112,7 +110,7 @@ class Demo:
         height, width = image.shape[:2]
         last, box = parse_hand(query['last']) if 'last' in query else None, None
         if 'box' in query:
-            box = checked(query['box'].split(',')).clip(0, [width, height, width, height])
+            box = geometry.checked_box(query['box'].split(',')).clip(0, [width, height, width, height])
         start = time.perf_counter()
         found = None
         if last and side in ('auto', last.handedness) and is_near(last, image):
@@ -141,8 +139,7 @@ def parse_hand(text: str) -> HandPose:
     """
     try:
         answer = json.loads(text)
-        with np.errstate(over='ignore'):  # to infinity, which is none
-            keypoints, scores = (np.array(answer[name], np.float32) for name in ('keypoints', 'scores'))
+        keypoints, scores = (np.array(answer[name], np.float64) for name in ('keypoints', 'scores'))
         whole = keypoints.shape == (21, 2) and scores.shape == (21,) and answer['handedness'] in HANDS[:2]
         if whole and np.isfinite(keypoints).all() and np.isfinite(scores).all():
             return HandPose(keypoints, scores, answer['handedness'])
@@ -249,7 +246,7 @@ def define_flags() -> tuple[flags.FlagHolder, ...]:
     refine = flags.DEFINE_integer('refine', 1, 'How often to crop again around what was found.', lower_bound=0)
     compiled = flags.DEFINE_string(
         'compilation_cache',
-        os.environ.get('JAX_COMPILATION_CACHE_DIR') or '~/.cache/hpe_jax/compiled',
+        memory.COMPILED,
         'Where compiled programs are kept, so that the next start need not compile them; empty: nowhere.',
     )
     return workdir, host, port, side, decoder, refine, compiled
@@ -262,8 +259,7 @@ def main(argv: list[str]) -> None:
     with listen(host, port) as listening:
         workdir = Path(workdir) if workdir else newest_run()
         memory.keep_freed()
-        if compiled:
-            jax.config.update('jax_compilation_cache_dir', str(Path(compiled).expanduser()))
+        memory.keep_compiled(compiled)
         estimator = HandPoseEstimator.load(workdir, decoder=decoder, hand=side, refine=refine)
         print(f'{workdir}, epoch {estimator.run.epoch}: getting ready', flush=True)
         demo = Demo(estimator)

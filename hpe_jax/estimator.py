@@ -31,6 +31,7 @@ HANDS = ('right', 'left', 'auto')
 HAND_SIDE = 0.375
 SMALLEST_SIDE = 8.0  # pixels of the picture: a hand that fell together to a point is still cropped around
 WINDOWS = 0.6, 0.36  # sides of the windows that are searched, as parts of the picture's longer side
+STEP = 2.0**-14  # pixels: keypoints are whole multiples of it, so that mirroring them there and back is exact
 CANDIDATES = 3  # windows that are looked into more closely
 
 Box = Sequence | Shaped[np.ndarray, '4']
@@ -105,7 +106,11 @@ class HandPoseEstimator:
     def predict(self, images: Sequence[np.ndarray], boxes: Sequence[Box | None] | None = None) -> list[HandPose]:
         """The hands in several pictures of any sizes, in one batch; as __call__ otherwise."""
         images = [pictures.as_rgb(image) for image in images]
-        boxes = [None] * len(images) if boxes is None else [box if box is None else checked(box) for box in boxes]
+        boxes = (
+            [None] * len(images)
+            if boxes is None
+            else [box if box is None else geometry.checked_box(box) for box in boxes]
+        )
         if not images:
             return []
         tried = [self._find(images, boxes, side, self.refine) for side in HANDS[:2] if self.hand in (side, 'auto')]
@@ -163,8 +168,9 @@ class HandPoseEstimator:
             for i, crop in enumerate(pool.map(lambda *one: geometry.crop(*one, size), images, squares)):
                 crops[i] = crop
         keypoints, scores = (np.asarray(array)[:number] for array in self._infer(self._state, crops))
-        corners = np.float32(squares)[:, None]
+        corners = np.array(squares, np.float64)[:, None]
         keypoints = corners[..., :2] + keypoints * (corners[..., 2:] - corners[..., :2])
+        keypoints = np.round(keypoints / STEP) * STEP
         return [HandPose(*one, 'right') for one in zip(keypoints, scores, strict=True)]
 
     @cached_property
@@ -175,17 +181,6 @@ class HandPoseEstimator:
     def _infer(self):
         run = self.run
         return jax.jit(evaluate.make_infer(run.config, run.model, run.mean, run.std, self.decoder))
-
-
-def checked(box: Box) -> Float[np.ndarray, '4']:
-    """Raises UserError for what is no box."""
-    try:
-        array = np.asarray(box, np.float64)
-    except (TypeError, ValueError):
-        array = np.zeros(0)
-    if array.shape != (4,) or not np.isfinite(array).all() or not (array[2:] > array[:2]).all():
-        raise UserError(f'box {box}: must be four numbers x0, y0, x1, y1 with x0 < x1 and y0 < y1')
-    return array
 
 
 def square_around(box: Shaped[np.ndarray, '4'], part: float) -> Float[np.ndarray, '4']:

@@ -27,6 +27,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Shaped, UInt8
 
+from hpe_jax.errors import UserError
+
 AnyArray = np.ndarray | jax.Array
 Scalar = int | float | Float[AnyArray, '']
 
@@ -62,6 +64,21 @@ def box_side(keypoints: Float[AnyArray, '*n 21 2'], visible: Bool[AnyArray, '*n 
     high = xp.where(seen, keypoints, -xp.inf).max(-2)
     low = xp.where(seen, keypoints, xp.inf).min(-2)
     return (high - low).max(-1)
+
+
+def checked_box(box: Sequence | Shaped[np.ndarray, '4']) -> Float[np.ndarray, '4']:
+    """The box, x0, y0, x1, y1, as an array.
+
+    Raises:
+      UserError: it is none.
+    """
+    try:
+        array = np.asarray(box, np.float64)
+    except (TypeError, ValueError):
+        array = np.zeros(0)
+    if array.shape != (4,) or not np.isfinite(array).all() or not (array[2:] > array[:2]).all():
+        raise UserError(f'box {box}: must be four numbers x0, y0, x1, y1 with x0 < x1 and y0 < y1')
+    return array
 
 
 def similarity(

@@ -4,12 +4,10 @@ python -m hpe_jax.main --config=configs/unet.py --workdir=runs/unet [--config.FI
 python -m hpe_jax.main --mode=evaluate --workdir=runs/unet [--split=test] [--config=FILE --config.FIELD=VALUE ...]
 """
 
-import os
 import runpy
 import sys
 from pathlib import Path
 
-import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
@@ -28,7 +26,7 @@ MODE = flags.DEFINE_enum(
 SPLIT = flags.DEFINE_string('split', None, 'With --mode=evaluate: a TFDS split; default config.data.test_split.')
 COMPILED = flags.DEFINE_string(
     'compilation_cache',
-    os.environ.get('JAX_COMPILATION_CACHE_DIR') or '~/.cache/hpe_jax/compiled',
+    memory.COMPILED,
     'Where compiled programs are kept, so that the next start need not compile them; empty: nowhere.',
 )
 KEEP_MEMORY = flags.DEFINE_bool(
@@ -66,8 +64,7 @@ def main(argv: list[str]) -> None:
         raise UserError(f'unexpected argument: {argv[1]}')
     if KEEP_MEMORY.value:
         memory.keep_freed()
-    if COMPILED.value:
-        jax.config.update('jax_compilation_cache_dir', str(Path(COMPILED.value).expanduser()))
+    memory.keep_compiled(COMPILED.value)
     sharding.join(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, DISTRIBUTED.value)
     if MODE.value == 'train':
         if CONFIG.value is None:

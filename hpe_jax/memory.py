@@ -1,9 +1,12 @@
-"""Memory on the host."""
+"""What a process keeps for later: freed memory, and compiled programs."""
 
 import ctypes
+import os
 import sys
 from importlib import metadata, util
+from pathlib import Path
 
+COMPILED = os.environ.get('JAX_COMPILATION_CACHE_DIR') or '~/.cache/hpe_jax/compiled'
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
 
 
@@ -24,3 +27,11 @@ def keep_freed() -> bool:
         return False
     # No mmap for large blocks, no second arena (which always maps them), and nothing given back from the heap's top.
     return all([mallopt(M_MMAP_MAX, 0), mallopt(M_ARENA_MAX, 1), mallopt(M_TRIM_THRESHOLD, -1)])
+
+
+def keep_compiled(folder: str) -> None:
+    """Has JAX keep compiled programs there, so that the next start need not compile them; '': nowhere."""
+    import jax
+
+    if folder:
+        jax.config.update('jax_compilation_cache_dir', str(Path(folder).expanduser()))

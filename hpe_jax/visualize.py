@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from PIL import Image, ImageDraw
 
 from hpe_jax import files, hand, metrics
 
@@ -30,6 +31,41 @@ def draw_hand(axes: Axes, keypoints: Float[np.ndarray, '21 2'], visible: Bool[np
         chain = [j for j in (0, *joints) if visible[j]]
         axes.plot(*keypoints[chain].T, color=hand.COLOURS[finger], solid_capstyle='round', **style)
     axes.scatter(*keypoints[visible].T, s=5, color='white', linewidths=0, zorder=3)
+
+
+def overlay(
+    image: UInt8[np.ndarray, 'h w 3'], keypoints: Float[np.ndarray, 'n 21 2'], opacity: Sequence[float]
+) -> UInt8[np.ndarray, 'h w 3']:
+    """A picture of any size, at its own size, with hands drawn into it: skeletons in finger colours, white joints.
+
+    Args:
+      keypoints: pixels of the picture.
+      opacity: of each hand, in [0, 1].
+    """
+    picture = Image.fromarray(image)
+    for hand_keypoints, opaque in zip(keypoints, opacity, strict=True):
+        low, high = hand_keypoints.min(0), hand_keypoints.max(0)
+        width = max(1.5, (high - low).max() / 45)
+        left, upper = (max(0, int(x - 2 * width)) for x in low)
+        right, lower = (min(n, int(x + 2 * width) + 1) for x, n in zip(high, picture.size, strict=True))
+        if left >= right or upper >= lower:
+            continue
+        # Drawn larger and shrunk, since Pillow draws without antialiasing; a large hand does not need it.
+        factor = 4 if (right - left) * (lower - upper) < 1_500_000 else 1
+        layer = Image.new('RGBA', (factor * (right - left), factor * (lower - upper)))
+        _draw_skeleton(ImageDraw.Draw(layer), factor * (hand_keypoints - [left, upper]), factor * width)
+        layer = layer.reduce(factor)
+        layer.putalpha(layer.getchannel('A').point(lambda alpha, opaque=opaque: opaque * alpha))
+        picture.paste(layer, (left, upper), layer)
+    return np.asarray(picture)
+
+
+def _draw_skeleton(pen: ImageDraw.ImageDraw, points: Float[np.ndarray, '21 2'], width: float) -> None:
+    for finger, joints in hand.FINGERS.items():
+        chain = [tuple(points[j]) for j in (0, *joints)]
+        pen.line(chain, fill=hand.COLOURS[finger], width=max(1, round(width)), joint='curve')
+    for x, y in points:
+        pen.circle((x, y), 0.62 * width, fill='white')
 
 
 def show(axes: Axes, image: np.ndarray, **options) -> None:

@@ -1,18 +1,25 @@
 """Strict for every test: shapes are checked at run time, rank promotion raises, warnings are errors (pyproject)."""
 
+import json
 import os
+import time
 
 os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['TFDS_DATA_DIR'] = '/nonexistent'  # a test that forgets to name its own folder fails
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import jaxtyping
 
 jaxtyping.install_import_hook('hpe_jax', 'beartype.beartype')
 
 import jax  # noqa: E402
+import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+from PIL import Image  # noqa: E402
+
+from hpe_jax import geometry  # noqa: E402
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
@@ -62,3 +69,47 @@ def tiny_run(freihand_like, tmp_path_factory) -> Path:
     meta = {'history': [], 'mean': [0.4, 0.5, 0.3], 'std': [0.2, 0.1, 0.25]}
     checkpoint.Checkpoints(workdir).save(3, state.model, state.optimizer, meta, 0.5)
     return workdir
+
+
+@pytest.fixture(scope='session')
+def fitted_run(tmp_path_factory) -> SimpleNamespace:
+    """A small network that knows eight drawn hands by heart, at several scales. Not to be changed.
+
+    workdir; images: 8 x (224, 224, 3) uint8; keypoints: (8, 21, 2), pixels. The first of pytest's workers trains it.
+    """
+    from tests import drawn_hands
+
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if 'PYTEST_XDIST_WORKER' in os.environ else base) / 'fitted'
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        while not (folder / 'run/report.json').exists():
+            assert not (folder / 'failed').exists(), 'another worker could not train it'
+            time.sleep(0.2)
+    else:
+        try:
+            drawn_hands.write(folder / 'hands', 8)
+            _fit(folder)
+        except BaseException:
+            (folder / 'failed').touch()
+            raise
+    images = [np.asarray(Image.open(folder / f'hands/training/rgb/{i:08d}.jpg')) for i in range(8)]
+    xyz = np.array(json.loads((folder / 'hands/training_xyz.json').read_text()))
+    keypoints = geometry.project(xyz, np.broadcast_to(drawn_hands.CAMERA, (8, 3, 3)))
+    return SimpleNamespace(workdir=folder / 'run', images=images, keypoints=keypoints)
+
+
+def _fit(folder: Path) -> None:
+    from configs import tiny
+    from hpe_jax import train
+
+    config = tiny.get_config()
+    config.data.update(manual_dir=str(folder / 'hands'), data_dir=str(folder / 'data'), source='resident')
+    config.data.update(train_split='all', validation_split='train[:0]', test_split='all')
+    config.augment.update(scale=0.4, shift=0.05)
+    config.model.widths = (16, 16, 16)  # equal ones: fewer shapes to compile
+    config.optimizer.update(name='adam', learning_rate=6e-3)
+    config.train.update(batch_size=8, epochs=2, steps_per_epoch=200)
+    config.eval.batch_size = 8
+    train.train_and_evaluate(config, folder / 'run')

@@ -94,3 +94,41 @@ def test_labels_of_real_photos_project_as_the_reference_projects_them(shared):
     part = folder.find(shared / 'freihand_mini', 'training')
     keypoints = np.load(shared / 'reference/parity.npz')['keypoints_true']
     np.testing.assert_allclose(np.tile(geometry.project(part.xyz, part.K), (4, 1, 1)) / 224, keypoints, atol=1e-9)
+
+
+def test_a_crop_of_whole_pixels_is_a_slice_with_black_around():
+    image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    np.testing.assert_array_equal(geometry.crop(image, (7, 4, 15, 12), 8), image[4:12, 7:15])
+    beyond = geometry.crop(image, (-3, -2, 27, 28), 30)
+    np.testing.assert_array_equal(beyond[2:22, 3:], image[:, :27])
+    assert not beyond[:2].any() and not beyond[22:].any() and not beyond[:, :3].any()
+    for box in ((-9, 0, -1, 8), (40, 0, 48, 8), (0, -9, 8, -1), (0, 25, 8, 33)):
+        np.testing.assert_array_equal(geometry.crop(image, box, 8), np.zeros((8, 8, 3)))
+
+
+@pytest.mark.parametrize('factor', [2, 3])
+def test_a_crop_enlarged_pixel_by_pixel_shrinks_back(factor):
+    """Antialiasing: where blocks of equal pixels shrink to one, a flat place keeps its value and a ramp its slope."""
+    ramp = np.repeat(np.arange(0, 240, 5, np.uint8)[:, None, None], 48, 1) * np.ones(3, np.uint8)
+    large = ramp.repeat(factor, 0).repeat(factor, 1)
+    box = tuple(factor * edge for edge in (8, 8, 40, 40))
+    np.testing.assert_allclose(geometry.crop(large, box, 32).astype(int), ramp[8:40, 8:40].astype(int), atol=1)
+
+
+@pytest.mark.parametrize('shift', [0.0, 0.25, 0.5])
+@pytest.mark.parametrize('size', [20, 40, 80])
+def test_a_crops_points_are_where_the_convention_says(shift, size):
+    """The centre of mass of a blob, at any scale and fraction of a pixel."""
+    y, x = np.mgrid[:120, :150] + 0.5
+    image = np.uint8(255 * np.exp(-((x - 71.3) ** 2 + (y - 55.8) ** 2) / (2 * 9**2)))[..., None].repeat(3, 2)
+    box = 40 + shift, 25 - shift, 100 + shift, 85 - shift
+    crop = geometry.crop(image, box, size)[..., 0].astype(float)
+    rows, columns = (np.arange(size) + 0.5) * 60 / size, (np.arange(size) + 0.5) * 60 / size
+    found = (crop.sum(0) * columns).sum() / crop.sum() + box[0], (crop.sum(1) * rows).sum() / crop.sum() + box[1]
+    np.testing.assert_allclose(found, [71.3, 55.8], atol=0.06)
+
+
+def test_a_fine_pattern_does_not_alias():
+    checks = np.uint8(np.indices((400, 400)).sum(0) % 2 * 255)
+    crop = geometry.crop(checks[..., None].repeat(3, 2), (3.3, 5.7, 390.1, 392.5), 20)
+    np.testing.assert_allclose(crop.astype(int), 127.5, atol=3)

@@ -11,14 +11,14 @@ PACKAGE = Path(__file__).parents[1] / 'hpe_jax'
 LAYERS = [
     {'errors', 'hand', 'memory'},
     {'geometry', 'files', 'pictures', 'models.convolution', 'sharding'},
-    {'augment', 'heatmap', 'losses', 'metrics', 'models.unet', 'optim', 'data.freihand'},
+    {'augment', 'heatmap', 'losses', 'metrics', 'models.unet', 'optim', 'data.freihand', 'video', 'predictions'},
     {'data.synthetic_hands'},
-    {'models', 'preprocess', 'visualize', 'data.prepared', 'logbook'},
+    {'models', 'preprocess', 'visualize', 'data.prepared', 'logbook', 'inputs'},
     {'configuration', 'checkpoint', 'data.pipeline', 'data.resident', 'data.live'},
     {'evaluate', 'torch_weights'},
     {'epochs', 'estimator'},
-    {'train'},
-    {'main', 'demo'},
+    {'train', 'track'},
+    {'main', 'predict', 'demo'},
 ]
 OWNERS = {
     'tensorflow': {'data.pipeline'},
@@ -27,6 +27,7 @@ OWNERS = {
     'matplotlib': {'visualize'},
     'torch': {'torch_weights'},
     'tensorboardX': {'logbook'},
+    'av': {'video'},
     'aiohttp': {'demo'},
 }
 

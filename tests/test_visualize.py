@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
@@ -97,3 +99,48 @@ def test_a_photo_compared_shows_four_pictures():
     assert len(figure.axes) == 4
     assert (drawn[height // 8, width // 8] == 200).all() and (drawn[height // 8, -width // 8] == 200).all()
     assert drawn[-height // 8, width // 8].max() == 70 and drawn[-height // 8, -width // 8].max() > 200
+
+
+def spread_hand(size: float, corner: tuple[float, float] = (0.0, 0.0)) -> np.ndarray:
+    """Fingers side by side, straight up from the wrist at the bottom."""
+    keypoints = np.array([[0.5, 0.95]] + [[x, y] for x in (0.1, 0.3, 0.5, 0.7, 0.9) for y in (0.7, 0.5, 0.3, 0.1)])
+    return keypoints * size + corner
+
+
+@pytest.mark.parametrize('size', [100, 700, 1600])
+def test_an_overlay_has_every_bone_in_its_fingers_colour(size):
+    keypoints = spread_hand(size, (20, 10))
+    image = np.full((size + 60, size + 90, 3), 90, np.uint8)
+    drawn = visualize.overlay(image, keypoints[None], [1.0])
+    assert drawn.shape == image.shape and (image == 90).all()
+    for finger, joints in hand.FINGERS.items():
+        colour = 255 * np.array(to_rgb(hand.COLOURS[finger]))
+        for a, b in itertools.pairwise(joints):
+            x, y = ((keypoints[a] + keypoints[b]) / 2).astype(int)
+            assert np.abs(drawn[y, x] - colour).max() < 40
+        x, y = keypoints[joints[-1]].astype(int)
+        assert drawn[y, x].min() > 200  # a white joint
+    assert (drawn[:, : 20 + size // 20] == 90).all() and (drawn[-20:] == 90).all()
+
+
+def test_a_faint_hand_is_between_the_picture_and_the_drawn_one():
+    image, keypoints = np.full((120, 120, 3), 100, np.uint8), spread_hand(100)[None]
+    plain, faint, drawn = (visualize.overlay(image, keypoints, [x]).astype(float) for x in (0.0, 0.3, 1.0))
+    np.testing.assert_array_equal(plain, image)
+    np.testing.assert_allclose(faint, image + 0.3 * (drawn - image), atol=2)
+
+
+@pytest.mark.parametrize('corner', [(-70, -40), (100, 60), (400, 400), (-400, 0)])
+def test_a_hand_that_leaves_the_picture_is_cut_off(corner):
+    image = np.full((150, 150, 3), 60, np.uint8)
+    large = np.full((1150, 1150, 3), 60, np.uint8)
+    cut = visualize.overlay(image, spread_hand(100, corner)[None], [1.0]).astype(int)
+    whole = visualize.overlay(large, spread_hand(100, np.add(corner, 500))[None], [1.0])[500:650, 500:650]
+    assert np.abs(cut - whole).max() <= 40 and np.abs(cut - whole).mean() < 0.2
+
+
+def test_several_hands_and_none():
+    image = np.zeros((100, 200, 3), np.uint8)
+    two = visualize.overlay(image, np.stack([spread_hand(90), spread_hand(90, (100, 0))]), [1.0, 1.0])
+    assert np.abs(two[:, :100].astype(int) - two[:, 100:]).mean() < 1 < two[:, :100].mean()
+    np.testing.assert_array_equal(visualize.overlay(image, np.zeros((0, 21, 2)), []), image)
