@@ -105,7 +105,7 @@ class Demo:
         if side not in HANDS:
             raise UserError(f'hand {side!r}: unknown; choose from {", ".join(HANDS)}')
         estimator = self.estimator(self.run.known_decoder(decoder))
-        estimator.hand = side
+        estimator.hand = side  # of nobody else: the worker is one
         image = pictures.read(data, query.get('name') or 'the file')
         height, width = image.shape[:2]
         last, box = parse_hand(query['last']) if 'last' in query else None, None

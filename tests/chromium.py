@@ -15,7 +15,7 @@ PROGRAMS = 'chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stabl
 PROGRAM = next(filter(None, map(shutil.which, PROGRAMS)), None)
 OPTIONS = (
     '--headless=new',
-    '--no-sandbox',  # which a root user has none of; it opens our own page only
+    '--no-sandbox',  # a root user has none; it opens our own page only
     '--disable-gpu',
     '--disable-dev-shm-usage',
     '--disable-background-networking',

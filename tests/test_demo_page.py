@@ -130,7 +130,8 @@ def test_joints_are_named_and_what_is_shown_is_saved(run, photo, tmp_path):
             assert pictures.read(tmp_path / 'turned_hand.png').shape == (1024, 783, 3)
             saved = json.loads((tmp_path / 'turned_hand.json').read_text())
             assert saved['keypoints'] == ANSWER['keypoints'] and saved['joints'] == list(hand.JOINTS)
-            assert (saved['picture'], saved['width'], saved['height'], saved['epoch']) == ('turned.jpg', 260, 340, 3)
+            assert (saved['file'], saved['model']) == ('turned.jpg', f'{run.workdir.name}, epoch 3')
+            assert (saved['width'], saved['height'], saved['decoder']) == (260, 340, 'window')
             assert tab.complaints == []
 
     asyncio.run(scenario())
@@ -177,8 +178,8 @@ def test_the_webcam_is_followed_in_a_mirror(run, tmp_path):
             await tab.run("$('webcam').click()")
             await tab.wait('shown?.hand?.followed')
             assert 'frames a second, model' in await tab.run(DETAILS)
-            await tab.run("$('webcam').click()")
-            assert await tab.run(f'stream === null && {WORDS}') == 'The webcam is off.'
+            await tab.run("tracks = stream.getTracks(), $('webcam').click()")
+            assert await tab.run(f"tracks[0].readyState === 'ended' && {WORDS}") == 'The webcam is off.'
             asked = [address for address in tab.requests if '/predict' in address]
             assert len(asked) >= 2 and 'last=' not in asked[0] and 'last=' in asked[1]
             left, right = await tab.run('(([x]) => [x, canvas.clientWidth])(place(shown.hand.keypoints[8]))')
