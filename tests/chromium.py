@@ -49,6 +49,8 @@ class Tab:
                 self.complaints.append(parameters['entry'])
             elif said['method'] == 'Runtime.consoleAPICalled' and parameters['type'] in ('error', 'assert'):
                 self.complaints.append(parameters)
+        for answer in self._answers.values():
+            answer.set_exception(ConnectionError('the browser is gone'))
 
     async def send(self, method: str, **parameters) -> dict:
         """The result of a command of the protocol."""
@@ -99,6 +101,7 @@ async def tab(profile: Path, *options: str) -> AsyncIterator[Tab]:
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.DEVNULL,
         start_new_session=True,
+        env=os.environ | {name: str(profile) for name in ('HOME', 'XDG_CONFIG_HOME', 'XDG_CACHE_HOME')},
     )
     port = profile / 'DevToolsActivePort'
     try:
@@ -109,7 +112,10 @@ async def tab(profile: Path, *options: str) -> AsyncIterator[Tab]:
             async with session.put('/json/new') as response:
                 address = (await response.json())['webSocketDebuggerUrl']
             async with session.ws_connect(address, max_msg_size=0) as socket:
-                yield Tab(socket)
+                yield (one := Tab(socket))
+                with suppress(ConnectionError):  # its answer may or may not come before the end
+                    await one.send('Browser.close')
+                await asyncio.wait_for(process.wait(), SECONDS)
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
