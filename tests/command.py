@@ -1,4 +1,4 @@
-"""`python -m hpe_jax.main` in processes of their own, forked from one that has imported what takes seconds."""
+"""Commands like `python -m hpe_jax.main` in processes of their own, forked from one that imported what is slow."""
 
 import atexit
 import multiprocessing
@@ -39,7 +39,7 @@ def _call(output: Path, function: Callable, arguments: Sequence, devices: int) -
         atexit._run_exitfuncs()  # which multiprocessing skips: several processes leave jax.distributed together
 
 
-def main(*arguments: str) -> None:
+def main(*arguments: str, module: str = 'hpe_jax.main') -> None:
     """The command, as a user gives it."""
-    sys.argv = ['main.py', *map(str, arguments)]
-    runpy.run_module('hpe_jax.main', run_name='__main__')
+    sys.argv = [module, *map(str, arguments)]
+    runpy.run_module(module, run_name='__main__')

@@ -18,7 +18,7 @@ LAYERS = [
     {'evaluate', 'torch_weights'},
     {'epochs', 'estimator'},
     {'train', 'track'},
-    {'main', 'predict'},
+    {'main', 'predict', 'demo'},
 ]
 OWNERS = {
     'tensorflow': {'data.pipeline'},
@@ -28,6 +28,7 @@ OWNERS = {
     'torch': {'torch_weights'},
     'tensorboardX': {'logbook'},
     'av': {'video'},
+    'aiohttp': {'demo'},
 }
 
 
@@ -78,5 +79,5 @@ def test_importing_the_package_costs_nothing():
 
 
 def test_evaluation_and_training_modules_do_not_load_tensorflow():
-    script = 'import sys, hpe_jax.main; sys.exit(bool({"tensorflow", "torch"} & sys.modules.keys()))'
+    script = 'import sys, hpe_jax.main, hpe_jax.demo; sys.exit(bool({"tensorflow", "torch"} & sys.modules.keys()))'
     assert subprocess.run([sys.executable, '-c', script], cwd=PACKAGE.parent).returncode == 0

@@ -1,0 +1,281 @@
+"""A page to try a model on this machine: drop a photo, or use the webcam, and see the skeleton.
+
+    python -m hpe_jax.demo --workdir=runs/unet    # then open the address that it prints; Ctrl-C ends it
+
+GET /          the page, demo.html, which loads nothing from anywhere else
+GET /model     what the page must know: the facts of hand.py, and the run's name, epoch, decoders and min_score
+POST /predict  a picture file's bytes -> the hand in it; `Demo.predict` has the query and the answer
+
+Nothing is stored, not even between two requests: a page that follows a hand through a video sends the last one back.
+Errors are {"error": one sentence}, with status 400 for what was sent, 413 if it is too large, 403 for foreign pages.
+"""
+
+import asyncio
+import errno
+import functools
+import ipaddress
+import json
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+from absl import app, flags, logging
+from aiohttp import web
+
+from hpe_jax import geometry, hand, memory, pictures
+from hpe_jax.errors import UserError
+from hpe_jax.estimator import HANDS, HandPose, HandPoseEstimator
+
+PAGE = Path(__file__).with_suffix('.html')
+HEADERS = {
+    # The browser itself sees to it that the page asks nobody but this server, and that no other page frames it.
+    'Content-Security-Policy': "default-src 'none'; connect-src 'self'; img-src data:; script-src 'unsafe-inline'; "
+    "style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    'Cache-Control': 'no-store',
+}
+MAX_BYTES = 50_000_000
+WARM_UP = (480, 640), (480, 480)  # of a webcam, and square: between them they compile all that most photos need
+
+
+class Demo:
+    """One run, asked for one picture at a time.
+
+    estimator: its run, decoder, hand, refine and min_score hold where a request says nothing else.
+    """
+
+    def __init__(self, estimator: HandPoseEstimator):
+        self.run, self.decoder, self.hand = estimator.run, estimator.decoder, estimator.hand
+        self.refine, self.min_score = estimator.refine, estimator.min_score
+        self.worker = ThreadPoolExecutor(1)  # the event loop stays free, and JAX gets one picture after the other
+        self.estimator = functools.cache(self._estimator)
+
+    def _estimator(self, decoder: str) -> HandPoseEstimator:
+        """Made, and compiled, once a decoder."""
+        return HandPoseEstimator(self.run, decoder, refine=self.refine, min_score=self.min_score)
+
+    def warm_up(self) -> None:
+        """Compiles all that a photo may need, the search for a hand included, so that the first one is as fast."""
+        estimator = self.estimator(self.decoder)
+        estimator.min_score = np.inf
+        for shape in WARM_UP:
+            estimator(np.zeros(shape, np.uint8))
+        estimator.min_score = self.min_score
+
+    def model(self) -> dict:
+        """What the page must know."""
+        return {
+            'run': self.run.workdir.resolve().name,
+            'epoch': self.run.epoch,
+            'decoders': sorted(self.run.config.eval.decoders),
+            'decoder': self.decoder,
+            'hands': HANDS,
+            'hand': self.hand,
+            'min_score': self.min_score,
+            'max_bytes': MAX_BYTES,
+            'joints': hand.JOINTS,
+            'parents': hand.PARENTS,
+            'fingers': hand.FINGERS,
+            'colours': hand.COLOURS,
+        }
+
+    def predict(self, data: bytes, query: Mapping[str, str]) -> dict:
+        """The hand in a picture.
+
+        Args:
+          data: the file.
+          query: `hand` and `decoder`, for this picture; `name`, of the file, for errors; `box`, x0,y0,x1,y1 in pixels
+            around the hand; or `last`, the answer to the frame before as JSON: its hand is followed, or searched for
+            where it is lost.
+
+        Returns:
+          keypoints [[x, y] * 21] in pixels of the upright picture, their scores, box [x0, y0, x1, y1], handedness,
+          score, width, height; `followed`, whether `last` led there; `decoder`; `ms`, what the model took.
+
+        Raises:
+          UserError: it is no picture, or something of the query is unknown or malformed.
+        """
+        side, decoder = query.get('hand') or self.hand, query.get('decoder') or self.decoder
+        if side not in HANDS:
+            raise UserError(f'hand {side!r}: unknown; choose from {", ".join(HANDS)}')
+        estimator = self.estimator(self.run.known_decoder(decoder))
+        estimator.hand = side  # of nobody else: the worker is one
+        image = pictures.read(data, query.get('name') or 'the file')
+        height, width = image.shape[:2]
+        last, box = parse_hand(query['last']) if 'last' in query else None, None
+        if 'box' in query:
+            box = geometry.checked_box(query['box'].split(',')).clip(0, [width, height, width, height])
+        start = time.perf_counter()
+        found = None
+        if last and side in ('auto', last.handedness) and is_near(last, image):
+            found = estimator.follow(image, last)
+        followed = found is not None and found.score >= self.min_score
+        found = found if followed else estimator(image, box)
+        return {
+            'keypoints': found.keypoints.tolist(),
+            'scores': found.scores.tolist(),
+            'box': found.box.tolist(),
+            'handedness': found.handedness,
+            'score': found.score,
+            'width': width,
+            'height': height,
+            'followed': followed,
+            'decoder': decoder,
+            'ms': round(1000 * (time.perf_counter() - start), 1),
+        }
+
+
+def parse_hand(text: str) -> HandPose:
+    """A hand from an answer of Demo.predict, as JSON.
+
+    Raises:
+      UserError: it is none.
+    """
+    try:
+        answer = json.loads(text)
+        keypoints, scores = (np.array(answer[name], np.float64) for name in ('keypoints', 'scores'))
+        whole = keypoints.shape == (21, 2) and scores.shape == (21,) and answer['handedness'] in HANDS[:2]
+        if whole and np.isfinite(keypoints).all() and np.isfinite(scores).all():
+            return HandPose(keypoints, scores, answer['handedness'])
+    except (ValueError, TypeError, KeyError, OverflowError):
+        pass
+    raise UserError('last: must be the JSON of an answer, with keypoints, scores and handedness')
+
+
+def is_near(last: HandPose, image: np.ndarray) -> bool:
+    """Whether a hand can be followed into a picture: one far larger, or far outside, is none that was seen in it."""
+    return bool(np.abs(last.keypoints).max() <= 2 * max(image.shape))
+
+
+def is_own(host: str, served: str) -> bool:
+    """Whether a Host header names this server as its own page does: by an address, or by the name it was given.
+
+    Another site can have its own name lead to this machine (DNS rebinding), and would then read the answers.
+    """
+    with suppress(ValueError):
+        name = urlsplit(f'//{host}').hostname
+        return name in ('localhost', served) or bool(ipaddress.ip_address(name))
+    return False
+
+
+def make_app(demo: Demo, host: str = '127.0.0.1') -> web.Application:
+    """The server. `host`: as it is bound to; a name that pages may call it by."""
+
+    @web.middleware
+    async def guarded(request: web.Request, handler: Callable) -> web.StreamResponse:
+        """Turns foreign pages away, and says what went wrong in one sentence."""
+        origin = request.headers.get('Origin')
+        if not is_own(request.host, host) or (origin and urlsplit(origin).netloc != request.host):
+            return error(403, 'this server answers its own page only: open it by the address that it printed')
+        try:
+            return await handler(request)
+        except UserError as e:
+            return error(400, str(e))
+        except web.HTTPRequestEntityTooLarge:
+            return error(413, f'the file is too large: {MAX_BYTES // 10**6} MB at most')
+        except web.HTTPException as e:
+            return error(e.status, f'{request.method} {request.path}: {e.reason}')
+
+    async def page(request: web.Request) -> web.FileResponse:
+        return web.FileResponse(PAGE, headers=HEADERS)
+
+    async def model(request: web.Request) -> web.Response:
+        return web.json_response(demo.model(), headers={'Cache-Control': 'no-store'})
+
+    async def predict(request: web.Request) -> web.Response:
+        data = await request.read()
+        loop = asyncio.get_running_loop()
+        return web.json_response(await loop.run_in_executor(demo.worker, demo.predict, data, request.query))
+
+    application = web.Application(middlewares=[guarded], client_max_size=MAX_BYTES)
+    application.add_routes([web.get('/', page), web.get('/model', model), web.post('/predict', predict)])
+    return application
+
+
+def error(status: int, sentence: str) -> web.Response:
+    return web.json_response({'error': sentence}, status=status)
+
+
+def newest_run(folder: str | Path = 'runs') -> Path:
+    """The run directory below a folder that got a checkpoint last.
+
+    Raises:
+      UserError: there is none.
+    """
+    saved = [path for path in Path(folder).rglob('checkpoints/*') if path.name.isdecimal()]
+    saved = [path for path in saved if (path.parents[1] / 'config.json').is_file()]
+    if not saved:
+        raise UserError(f'no run below {folder}/: train one with `make train`, or name one by --workdir=RUN')
+    return max(saved, key=lambda path: path.stat().st_mtime).parents[1]
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens there.
+
+    Raises:
+      UserError: it cannot.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family)
+    except OSError as e:
+        free = '; --port=0 takes a free one' if e.errno == errno.EADDRINUSE else ''
+        raise UserError(f'cannot listen at --host={host} --port={port}: {e.strerror.partition(" (")[0]}{free}') from e
+
+
+def address(host: str, port: int) -> str:
+    """Where a browser on this machine finds what listens at an IP address."""
+    host = 'localhost' if ipaddress.ip_address(host).is_unspecified else host
+    return f'http://{f"[{host}]" if ":" in host else host}:{port}'
+
+
+def define_flags() -> tuple[flags.FlagHolder, ...]:
+    workdir = flags.DEFINE_string('workdir', None, 'The run directory; default: the newest one below runs/.')
+    host = flags.DEFINE_string(
+        'host', '127.0.0.1', 'Where to listen: 127.0.0.1 is seen by this machine only, 0.0.0.0 by all that reach it.'
+    )
+    port = flags.DEFINE_integer('port', 8000, '0: a free one.', lower_bound=0, upper_bound=65535)
+    side = flags.DEFINE_enum('hand', 'right', HANDS, 'Which hand to look for, until the page chooses another.')
+    decoder = flags.DEFINE_string('decoder', '', "One of the run's config.eval.decoders; default: its own.")
+    refine = flags.DEFINE_integer('refine', 1, 'How often to crop again around what was found.', lower_bound=0)
+    compiled = flags.DEFINE_string(
+        'compilation_cache',
+        memory.COMPILED,
+        'Where compiled programs are kept, so that the next start need not compile them; empty: nowhere.',
+    )
+    return workdir, host, port, side, decoder, refine, compiled
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise UserError(f'unexpected argument: {argv[1]}')
+    workdir, host, port, side, decoder, refine, compiled = (flag.value for flag in FLAGS)
+    with listen(host, port) as listening:
+        workdir = Path(workdir) if workdir else newest_run()
+        memory.keep_freed()
+        memory.keep_compiled(compiled)
+        estimator = HandPoseEstimator.load(workdir, decoder=decoder, hand=side, refine=refine)
+        print(f'{workdir}, epoch {estimator.run.epoch}: getting ready', flush=True)
+        demo = Demo(estimator)
+        demo.warm_up()
+        print(f'Open {address(*listening.getsockname()[:2])} in a browser on this machine. Ctrl-C ends it.', flush=True)
+        web.run_app(make_app(demo, host), sock=listening, print=None, access_log=None, shutdown_timeout=1)
+
+
+if __name__ == '__main__':
+    logging.set_verbosity(logging.FATAL)  # orbax logs the tracebacks of what is said in one sentence below
+    FLAGS = define_flags()
+    try:
+        app.run(main)
+    except UserError as e:
+        sys.exit(f'error: {e}')
+    except KeyboardInterrupt:
+        sys.exit(130)
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C, while JAX ends
