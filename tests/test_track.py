@@ -148,3 +148,11 @@ def test_min_score_0_never_loses(smooth):
     track = Tracker(fake, smooth)
     assert all(track(IMAGE, i / 10).found for i in range(4))
     assert [what.split()[0] for what in fake.asked] == ['search', 'follow', 'follow', 'follow']
+
+
+def test_speed_is_measured_in_hands_of_the_found_size():
+    track, smooth = Tracker(Fake([0.9] * 3), smooth=True), OneEuro()
+    side = np.ptp(POINTS, axis=0).max()
+    for i in range(3):
+        expected = smooth(POINTS + i + 1, i / 10, side)
+        np.testing.assert_allclose(track(IMAGE, i / 10).hand.keypoints, expected, rtol=1e-12)
