@@ -30,6 +30,7 @@ HANDS = ('right', 'left', 'auto')
 # weights): the median over FreiHAND's evaluation photos as the published weights see them; 0.38 in its labels.
 HAND_SIDE = 0.375
 SMALLEST_SIDE = 8.0  # pixels of the picture: a hand that fell together to a point is still cropped around
+LARGEST = 4  # side of a crop, in the picture's longer side
 WINDOWS = 0.6, 0.36  # sides of the windows that are searched, as parts of the picture's longer side
 STEP = 2.0**-14  # pixels: keypoints are whole multiples of it, so that mirroring them there and back is exact
 CANDIDATES = 3  # windows that are looked into more closely
@@ -135,9 +136,9 @@ class HandPoseEstimator:
 
     def _find_right(self, images: list, boxes: Sequence, refine: int) -> list[HandPose]:
         squares = [
-            square_around(np.array([0, 0, *image.shape[1::-1]]), 1.0)
+            square_around(np.array([0, 0, *image.shape[1::-1]]), 1.0, image)
             if box is None
-            else square_around(box, self.hand_side)
+            else square_around(box, self.hand_side, image)
             for image, box in zip(images, boxes, strict=True)
         ]
         hands = self._refined(images, squares, refine)
@@ -150,15 +151,18 @@ class HandPoseEstimator:
         """The hands in these crops, cropped again around them so often."""
         hands = self._look(images, squares)
         for _ in range(refine):
-            hands = self._look(images, [square_around(one.box, self.hand_side) for one in hands])
+            hands = self._look(images, self._around(hands, images))
         return hands
+
+    def _around(self, hands: Sequence[HandPose], images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        return [square_around(one.box, self.hand_side, image) for one, image in zip(hands, images, strict=True)]
 
     def _search(self, image: np.ndarray) -> HandPose:
         """Looks into windows all over a picture, more closely into the best ones, and takes the highest score."""
         squares = windows(*image.shape[:2])
         seen = sorted(self._look([image] * len(squares), squares), key=lambda one: -one.score)[:CANDIDATES]
-        squares = [square_around(one.box, self.hand_side) for one in seen]
-        return max(self._refined([image] * len(seen), squares, self.refine - 1), key=lambda one: one.score)
+        images = [image] * len(seen)
+        return max(self._refined(images, self._around(seen, images), self.refine - 1), key=lambda one: one.score)
 
     def _look(self, images: list, squares: list) -> list[HandPose]:
         """The network's answer on these crops. The batch is padded to a power of two: few sizes are compiled."""
@@ -183,9 +187,14 @@ class HandPoseEstimator:
         return jax.jit(evaluate.make_infer(run.config, run.model, run.mean, run.std, self.decoder))
 
 
-def square_around(box: Shaped[np.ndarray, '4'], part: float) -> Float[np.ndarray, '4']:
-    """The square about a box's middle, of which the box's longer side takes the given part."""
-    middle, side = (box[:2] + box[2:]) / 2, max(*(box[2:] - box[:2]), SMALLEST_SIDE) / part
+def square_around(box: Shaped[np.ndarray, '4'], part: float, image: np.ndarray) -> Float[np.ndarray, '4']:
+    """The square about a box's middle, of which the box's longer side takes the given part.
+
+    Its middle stays in the picture and its side below LARGEST pictures, wherever a network that knows nothing leads.
+    """
+    size = np.array(image.shape[1::-1])
+    middle = ((box[:2] + box[2:]) / 2).clip(0, size)
+    side = min(max(*(box[2:] - box[:2]), SMALLEST_SIDE) / part, LARGEST * size.max())
     return np.concatenate([middle - side / 2, middle + side / 2])
 
 

@@ -105,7 +105,10 @@ def test_the_next_frame_needs_one_look(run, fitted_run, own_errors):
     moved = found.follow(canvas(image, 300, 300, (38, 33)), last)
     assert errors([moved], keypoints + np.array([38, 33]))[0] < own_errors[0] + 0.5
     assert len(looks) == 1
-    np.testing.assert_allclose(looks[0][1][0], estimator.square_around(last.box, found.hand_side))
+    x0, y0, x1, y1 = last.box
+    side = max(x1 - x0, y1 - y0) / found.hand_side
+    middle = np.array([x0 + x1, y0 + y1]) / 2
+    np.testing.assert_allclose(looks[0][1][0], [*(middle - side / 2), *(middle + side / 2)])
 
 
 @pytest.mark.parametrize('refine', [0, 1])
@@ -153,6 +156,14 @@ def test_the_box_leaves_out_what_is_unsure():
     np.testing.assert_array_equal(HandPose(keypoints, scores, 'right').box, [10, 10, 500, 500])
     scores[20] = 0.2
     np.testing.assert_array_equal(HandPose(keypoints, scores, 'right').box, [10, 10, 30, 30])
+
+
+def test_no_crop_leaves_the_picture_or_grows_without_end():
+    image = np.zeros((60, 100, 3), np.uint8)
+    far = estimator.square_around(np.array([-1e9, 2e9, -1e9 + 40, 2e9 + 10]), 0.5, image)
+    np.testing.assert_array_equal(far, [-40, 20, 40, 100])
+    large = estimator.square_around(np.array([-1e9, -1e9, 1e9, 1e9]), 0.5, image)
+    np.testing.assert_array_equal(large, [-200, -200, 200, 200])
 
 
 def test_windows_cover_every_picture():
