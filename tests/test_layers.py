@@ -10,9 +10,9 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / 'hpe_jax'
 LAYERS = [
     {'errors', 'hand', 'memory'},
-    {'geometry', 'files', 'models.convolution', 'sharding'},
-    {'augment', 'heatmap', 'losses', 'metrics', 'models.unet', 'optim', 'data.freihand'},
-    {'data.synthetic_hands'},
+    {'geometry', 'files', 'models.convolution', 'sharding', 'jaxprs'},
+    {'augment', 'heatmap', 'losses', 'metrics', 'models.unet', 'optim', 'data.freihand', 'onnx_graph', 'tflite_graph'},
+    {'data.synthetic_hands', 'formats'},
     {'models', 'preprocess', 'visualize', 'data.prepared', 'logbook'},
     {'configuration', 'checkpoint', 'data.pipeline', 'data.resident', 'data.live'},
     {'evaluate', 'torch_weights'},
@@ -21,11 +21,14 @@ LAYERS = [
     {'main'},
 ]
 OWNERS = {
-    'tensorflow': {'data.pipeline'},
+    'tensorflow': {'data.pipeline', 'tflite_graph'},
     'tensorflow_datasets': {'data.prepared', 'data.resident', 'data.freihand', 'data.synthetic_hands'},
     'orbax': {'checkpoint'},
     'matplotlib': {'visualize'},
     'torch': {'torch_weights'},
+    'onnx': {'onnx_graph'},
+    'onnxruntime': {'formats'},
+    'ai_edge_litert': {'formats'},
     'tensorboardX': {'logbook'},
 }
 
@@ -76,6 +79,6 @@ def test_importing_the_package_costs_nothing():
     assert subprocess.run([sys.executable, '-c', script], cwd=PACKAGE.parent).returncode == 0
 
 
-def test_evaluation_and_training_modules_do_not_load_tensorflow():
-    script = 'import sys, hpe_jax.main; sys.exit(bool({"tensorflow", "torch"} & sys.modules.keys()))'
+def test_evaluation_training_and_formats_do_not_load_tensorflow():
+    script = 'import sys, hpe_jax.main, hpe_jax.formats; sys.exit(bool({"tensorflow", "torch"} & sys.modules.keys()))'
     assert subprocess.run([sys.executable, '-c', script], cwd=PACKAGE.parent).returncode == 0
