@@ -16,8 +16,8 @@ LAYERS = [
     {'models', 'preprocess', 'visualize', 'data.prepared', 'logbook'},
     {'configuration', 'checkpoint', 'data.pipeline', 'data.resident', 'data.live'},
     {'evaluate', 'torch_weights'},
-    {'epochs'},
-    {'train'},
+    {'epochs', 'agreement'},
+    {'train', 'export'},
     {'main'},
 ]
 OWNERS = {
@@ -79,6 +79,8 @@ def test_importing_the_package_costs_nothing():
     assert subprocess.run([sys.executable, '-c', script], cwd=PACKAGE.parent).returncode == 0
 
 
-def test_evaluation_training_and_formats_do_not_load_tensorflow():
-    script = 'import sys, hpe_jax.main, hpe_jax.formats; sys.exit(bool({"tensorflow", "torch"} & sys.modules.keys()))'
+def test_evaluation_training_and_export_do_not_load_tensorflow():
+    script = (
+        'import sys, hpe_jax.main, hpe_jax.export; sys.exit(bool({"tensorflow", "torch", "onnx"} & sys.modules.keys()))'
+    )
     assert subprocess.run([sys.executable, '-c', script], cwd=PACKAGE.parent).returncode == 0
