@@ -12,7 +12,7 @@ test: .venv/installed
 	$(RUN) -m ruff format --check .
 	$(RUN) -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal
 
-# EXTRA names optional packages, such as torch for the parity tests.
+# EXTRA names optional packages, such as torch for the parity tests and onnx for those of the export.
 .venv/installed: requirements.txt
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet --upgrade pip

@@ -80,57 +80,85 @@ def _reference_profile(xp, position, n: int, sigma: float):
     return profile / xp.amax(profile, -2, keepdims=True)
 
 
-def grid(size: tuple[int, int], codec: str) -> Float[np.ndarray, 'h w 2']:
-    """The normalised (x, y) that each pixel of a map stands for."""
-    ys, xs = (pixel_centres(n) if codec == 'subpixel' else np.arange(n, dtype=np.float32) / n for n in size)
-    return np.stack(np.meshgrid(xs, ys), -1)
+def normalised(place: Float[AnyArray, '2'], size: tuple[int, int], codec: str) -> Float[Array, '2']:
+    """(x, y) in pixels from the first pixel of a map of `size` (height, width), as the codec has it."""
+    return (place + (0.5 if codec == 'subpixel' else 0)) / jnp.float32(size[::-1])
 
 
-def centre_of_mass(weights: Float[Array, 'h w'], positions: Float[AnyArray, 'h w 2']) -> Float[Array, '2']:
-    """Mean position under non-negative weights; the middle of the map where all of them are zero."""
-    total = weights.sum()
-    weights = jnp.where(total > 0, weights / jnp.where(total > 0, total, 1), 1 / weights.size)
-    return jnp.stack([(weights * positions[..., 0]).sum(), (weights * positions[..., 1]).sum()])
+def centre_of_mass(
+    weights: Float[Array, 'h w'], x: Float[AnyArray, ' w'], y: Float[AnyArray, ' h']
+) -> Float[Array, '2']:
+    """Mean (x, y) under non-negative weights; (0, 0) where all of them are zero.
+
+    Summed along one axis and then along the other: what runs an export may add numbers one by one, and 16,384 of them
+    so would cost thousandths of a pixel.
+    """
+    columns, rows = weights.sum(0), weights.sum(1)
+    total = columns.sum()
+    return jnp.stack([(columns * x).sum(), (rows * y).sum()]) / jnp.where(total > 0, total, 1)
 
 
-def argmax(heatmap: Float[Array, 'h w'], codec: str = 'subpixel') -> Float[Array, '2']:
-    """The highest pixel, the first one of equals."""
-    return jnp.asarray(grid(heatmap.shape, codec))[_peak(heatmap)]
+def _middle(size: tuple[int, int]) -> Float[np.ndarray, '2']:
+    """(x, y) of a map's middle, in pixels from its first one."""
+    return np.float32([(n - 1) / 2 for n in size[::-1]])
 
 
-def _peak(heatmap: Float[Array, 'h w']) -> tuple[Int[Array, ''], Int[Array, '']]:
+def argmax(heatmap: Float[Array, 'h w'], codec: str = 'subpixel', gather: bool = True) -> Float[Array, '2']:
+    """The highest pixel, the first one of equals. `gather`: see `_take`."""
+    row, column = _peak(heatmap, gather)
+    return normalised(jnp.float32(jnp.stack([column, row])), heatmap.shape, codec)
+
+
+def _peak(heatmap: Float[Array, 'h w'], gather: bool) -> tuple[Int[Array, ''], Int[Array, '']]:
     """Row and column of the highest pixel, the first one of equals; one argmax over all takes XLA nine times as long
     on a CPU."""
-    row = heatmap.max(1).argmax()
-    return row, heatmap[row].argmax()
+    row = _first_highest(heatmap.max(1))
+    return row, _first_highest(_take(heatmap, row, gather))
+
+
+def _first_highest(values: Float[Array, ' n']) -> Int[Array, '']:
+    """As argmax, which not every converter knows."""
+    last = values.shape[0] - 1
+    return jnp.where(values == values.max(), np.arange(last + 1), last).min()
+
+
+def _take(array: Float[Array, 'h w'], rows: Int[Array, '*n'], gather: bool) -> Float[Array, '*n w']:
+    """array[rows]; without `gather` as a matrix product: slower, and for converters that cannot look up."""
+    if gather:
+        return array[rows]
+    return jnp.matmul(jax.nn.one_hot(rows, array.shape[0]), array, precision='highest')
 
 
 def mean(heatmap: Float[Array, 'h w'], codec: str = 'subpixel') -> Float[Array, '2']:
     """The reference's decoder: centre of mass over all pixels. Any background pulls it to the image's centre."""
-    return centre_of_mass(heatmap, grid(heatmap.shape, codec))
+    (height, width), middle = heatmap.shape, _middle(heatmap.shape)
+    x, y = np.arange(width) - middle[0], np.arange(height) - middle[1]
+    return normalised(middle + centre_of_mass(heatmap, np.float32(x), np.float32(y)), heatmap.shape, codec)
 
 
-def window(heatmap: Float[Array, 'h w'], codec: str = 'subpixel', radius: float = 9.0) -> Float[Array, '2']:
+def window(
+    heatmap: Float[Array, 'h w'], codec: str = 'subpixel', radius: float = 9.0, gather: bool = True
+) -> Float[Array, '2']:
     """Centre of mass of the pixels within `radius` (pixels of the map; 3 sigma) of the peak.
 
     A disc around a whole pixel cuts the blob unevenly and so pulls towards that pixel by about a tenth of a pixel;
     a second disc around the first one's answer leaves a hundredth. Only the pixels that the two discs can reach are
-    looked at: on a CPU that is most of the decoder's time.
+    looked at: on a CPU that is most of the decoder's time. `gather`: see `_take`.
     """
     reach = 2 * math.ceil(radius)
-    peak = _peak(heatmap)
+    peak = _peak(heatmap, gather)
     rows, columns = (
         jnp.clip(p - reach, 0, max(0, n - 2 * reach - 1)) + np.arange(min(n, 2 * reach + 1))
         for p, n in zip(peak, heatmap.shape, strict=True)
     )
-    near = heatmap[rows[:, None], columns[None, :]]
-    positions = jnp.stack(jnp.meshgrid(columns, rows), -1).astype(jnp.float32)
-    centre = jnp.stack(peak[::-1]).astype(jnp.float32)
+    near = _take(_take(heatmap, rows, gather).T, columns, gather).T
+    y, x = jnp.float32(rows - peak[0]), jnp.float32(columns - peak[1])
+    centre = jnp.zeros(2)
     for _ in range(2):
-        disc = ((positions - centre[None, None]) ** 2).sum(-1) <= radius**2
-        centre = centre_of_mass(jnp.where(disc, near, 0), positions)
-    first, size = grid(heatmap.shape, codec)[0, 0], np.float32(heatmap.shape[::-1])
-    return jnp.where(near.max() > 0, first + centre / size, mean(jnp.zeros_like(heatmap), codec))
+        disc = ((x - centre[0]) ** 2)[None, :] + ((y - centre[1]) ** 2)[:, None] <= radius**2
+        centre = centre_of_mass(jnp.where(disc, near, 0), x, y)
+    centre += jnp.float32(jnp.stack(peak[::-1]))
+    return normalised(jnp.where(near.max() > 0, centre, _middle(heatmap.shape)), heatmap.shape, codec)
 
 
 def softargmax(heatmap: Float[Array, 'h w'], codec: str = 'subpixel', temperature: float = 0.05) -> Float[Array, '2']:
@@ -139,8 +167,7 @@ def softargmax(heatmap: Float[Array, 'h w'], codec: str = 'subpixel', temperatur
     Luvizon, Tabia, Picard, "Human pose regression by combining indirect part detection and contextual information",
     2019. An ideal peak of height 1 and width sigma becomes a blob of width about sigma * sqrt(temperature).
     """
-    weights = jax.nn.softmax(heatmap.ravel() / temperature).reshape(heatmap.shape)
-    return centre_of_mass(weights, grid(heatmap.shape, codec))
+    return mean(jnp.exp((heatmap - heatmap.max()) / temperature), codec)
 
 
 DECODERS = {'argmax': argmax, 'mean': mean, 'window': window, 'softargmax': softargmax}

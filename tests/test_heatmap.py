@@ -79,6 +79,15 @@ def test_window_passes_over_a_second_lower_peak():
     assert pixels(found - KEYPOINTS).max() < 0.02
 
 
+@pytest.mark.parametrize('decoder', ['argmax', 'window'])
+def test_looking_up_and_multiplying_by_ones_and_zeros_are_the_same(decoder):
+    rng = np.random.default_rng(0)
+    for size in (SIZE, (5, 40)):
+        maps = jnp.asarray(rng.random((*size, 4), np.float32))
+        found = heatmap.decode(maps, decoder, gather=False)
+        np.testing.assert_allclose(found, heatmap.decode(maps, decoder), atol=1e-7)
+
+
 @pytest.mark.parametrize('codec', heatmap.CODECS)
 def test_window_is_two_discs_over_the_whole_map(codec):
     """Near borders and corners too, on maps with background, and on one that is smaller than the discs."""

@@ -1,0 +1,197 @@
+"""A run as one file that needs none of this code: uint8 photos in, keypoints and scores out.
+
+    python -m hpe_jax.export --workdir=RUN --format=stablehlo|onnx|tflite [--output=FOLDER] [--decoder=window]
+
+Normalisation, network, weights and decoder are inside, in float32, for any number of photos. `metadata.json` beside it
+says what goes in and comes out, what the model was trained on and under which licence, how to run the file, and how
+closely it agrees with the model: every file is loaded back and compared before it gets its name.
+"""
+
+import hashlib
+import importlib
+import inspect
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+from absl import app, flags, logging
+from flax import nnx
+from ml_collections import ConfigDict
+
+from hpe_jax import agreement, checkpoint, configuration, evaluate, files, formats, hand, heatmap, logbook
+from hpe_jax.errors import UserError
+
+INPUT = (
+    'RGB crops of one right hand each, about square, resized to this size with antialiasing; a left hand must be '
+    'mirrored, and the x of its answer with it (1 - x)'
+)
+LICENCES = {
+    'freihand': {
+        'licence': 'research only, no commercial use; cite Zimmermann et al., "FreiHAND", ICCV 2019',
+        'link': 'https://lmb.informatik.uni-freiburg.de/projects/freihand/',
+    },
+    'synthetic_hands': {
+        'licence': 'free: rendered by hpe_jax itself, of a mesh from MakeHuman that is CC0',
+        'link': 'https://creativecommons.org/publicdomain/zero/1.0/',
+    },
+}
+CONVERTED = 'converted from PyTorch; the published ones, whose code is MIT, were trained on FreiHAND'
+
+
+def export(workdir: str | Path, name: str, output: str | Path = '', decoder: str = '') -> dict:
+    """Writes the best checkpoint of a run directory as a file of formats.FORMATS[name], and `metadata.json` beside it.
+
+    To be called where JAX computes on a CPU: accelerators may round to fewer bits than the comparison needs.
+
+    Args:
+      output: the folder; '' is `export/<name>` in the run directory.
+      decoder: one of config.eval.decoders; '' is config.eval.decoder.
+
+    Returns:
+      the content of metadata.json.
+
+    Raises:
+      UserError: a package is not installed, the run cannot be loaded, the decoder is unknown, the folder cannot be
+        written, or the file cannot be made or does not agree with the model. No file is left then, or replaced.
+    """
+    kind, folder = formats.FORMATS[name], Path(output or Path(workdir) / 'export' / name)
+    check_installed(name, kind.packages)
+    run = evaluate.load_run(workdir, {'precision': 'float32', 'model.conv': 'xla'})  # nothing that suits one device
+    decoder = run.known_decoder(decoder)
+    files.check_writable(folder)
+    with files.replacing(folder / kind.file) as temporary:
+        temporary.write_bytes(make(run, name, decoder))
+        agreed = agreement.compare(run, decoder, kind.load(temporary))
+        content = temporary.read_bytes()
+    metadata = {
+        'format': name,
+        'file': kind.file,
+        'bytes': len(content),
+        'sha256': hashlib.sha256(content).hexdigest(),
+        'usage': kind.usage,
+        'agreement': agreed,
+        **describe(run, decoder),
+    }
+    metadata['made']['versions'] |= {module: importlib.import_module(module).__version__ for module in kind.packages}
+    files.write_json(folder / 'metadata.json', metadata)
+    return metadata
+
+
+def check_installed(name: str, packages: dict[str, str]) -> None:
+    """Raises UserError with the command that installs the packages of a format that are missing."""
+    missing = []
+    for module, package in packages.items():
+        try:
+            importlib.import_module(module)
+        except ImportError:
+            missing.append(package)
+    if missing:
+        raise UserError(f'exporting to {name} needs {" and ".join(missing)}: pip install {" ".join(missing)}')
+
+
+def make(run: evaluate.Run, name: str, decoder: str) -> bytes:
+    """The content of a file of formats.FORMATS[name].
+
+    Raises:
+      UserError: the converter does not know something that the model is made of.
+    """
+    kind, config = formats.FORMATS[name], ConfigDict(run.config.to_dict())
+    if not kind.gather and 'gather' in inspect.signature(heatmap.DECODERS[decoder]).parameters:
+        config.eval.decoders[decoder].gather = False
+    infer, state = evaluate.make_infer(config, run.model, run.mean, run.std, decoder), nnx.state(run.model)
+    try:
+        outputs = ('keypoints', 'scores')
+        return kind.make(lambda images: dict(zip(outputs, infer(state, images), strict=True)), config.data.image_size)
+    except UserError:
+        raise
+    except Exception as e:  # TensorFlow's converter raises anything
+        reason = str(e).partition('\n')[0]
+        raise UserError(f'{name} cannot express this model: {type(e).__name__}, {reason}') from e
+
+
+def describe(run: evaluate.Run, decoder: str) -> dict:
+    """What metadata.json says of any format."""
+    config, size, joints = run.config, run.config.data.image_size, hand.NUM_KEYPOINTS
+    return {
+        'input': {'name': 'images', 'shape': ['batch', size, size, 3], 'dtype': 'uint8', 'meaning': INPUT},
+        'outputs': {
+            'keypoints': {
+                'shape': ['batch', joints, 2],
+                'dtype': 'float32',
+                'units': '(x, y), normalised: times the width and height of the crop they are its pixels, where the '
+                'centre of the first one is (0.5, 0.5)',
+            },
+            'scores': {
+                'shape': ['batch', joints],
+                'dtype': 'float32',
+                'units': 'highest value of each heatmap, in [0, 1]; no probability',
+            },
+        },
+        'joints': hand.JOINTS,
+        'parents': hand.PARENTS,
+        'handedness': 'right',
+        'decoder': {'name': decoder, 'codec': config.heatmap.codec, **config.eval.decoders[decoder]},
+        'precision': 'float32',
+        'run': {
+            'name': run.workdir.resolve().name,
+            'epoch': run.epoch,
+            'model': config.model.to_dict() | {'conv': 'xla'},
+            'trained_in': configuration.load(run.workdir).precision,
+        },
+        'training_data': [training_data(config, meta) for config, meta in ancestors(run)],
+        'made': logbook.surroundings(),
+    }
+
+
+def training_data(config: ConfigDict | None, meta: dict) -> dict:
+    """The photos that a run was trained on, and their licence; `config` is None where that cannot be told."""
+    if config is None:
+        return {'dataset': 'unknown', 'licence': f'unknown: {meta["run"]}, which this run started from, is not here'}
+    if 'source' in meta:
+        return {'dataset': 'freihand', **LICENCES['freihand'], 'weights': CONVERTED, **meta['source']}
+    live = config.data.source == 'live'
+    dataset = f'synthetic_hands/{config.data.live_preset}' if live else config.data.dataset
+    return {'dataset': dataset, **LICENCES.get(dataset.partition('/')[0], {'licence': 'unknown'})}
+
+
+def ancestors(run: evaluate.Run) -> Iterator[tuple[ConfigDict | None, dict]]:
+    """(config, meta data) of a run, of the run that it started from (config.init_from), and so on."""
+    config, seen = run.config, set()
+    yield config, run.meta
+    while config.init_from and config.init_from not in seen:
+        workdir = config.init_from
+        seen.add(workdir)
+        try:
+            config, kept = configuration.load(workdir), checkpoint.Checkpoints(workdir, read_only=True)
+            yield config, kept.meta(kept.best())
+        except Exception:  # orbax raises anything where a checkpoint is absent or corrupt
+            yield None, {'run': workdir}
+            return
+
+
+def define_flags() -> None:
+    flags.DEFINE_string('workdir', None, 'The run directory.', required=True)
+    flags.DEFINE_enum('format', None, list(formats.FORMATS), 'What to write.', required=True)
+    flags.DEFINE_string('output', '', 'The folder for the file and metadata.json; empty: export/FORMAT in the workdir.')
+    flags.DEFINE_string('decoder', '', 'From heatmaps to keypoints; empty: config.eval.decoder of the run.')
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise UserError(f'unexpected argument: {argv[1]}')
+    jax.config.update('jax_platforms', 'cpu')  # accelerators round to fewer bits than the comparison needs
+    values = flags.FLAGS
+    metadata = export(values.workdir, values.format, values.output, values.decoder)
+    path = Path(values.output or Path(values.workdir) / 'export' / values.format) / metadata['file']
+    print(f'{path}: {metadata["bytes"] / 1e6:.1f} MB, decoder {metadata["decoder"]["name"]}.')
+    print(f'Loaded back, {agreement.told(metadata["agreement"])}.')
+
+
+if __name__ == '__main__':
+    logging.set_verbosity(logging.FATAL)
+    define_flags()
+    try:
+        app.run(main)
+    except UserError as e:
+        sys.exit(f'error: {e}')

@@ -1,0 +1,286 @@
+"""Every format, loaded back here by its own runtime, answers as the model does."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import runpy
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from jax import export as jax_export
+from ml_collections import ConfigDict
+
+from hpe_jax import agreement, evaluate, export, formats, hand, heatmap
+from hpe_jax.errors import UserError
+from tests import command
+
+SIZE = 32
+PIXEL = 1 / SIZE
+NEEDED = {'stablehlo': [], 'onnx': ['onnx', 'onnxruntime'], 'tflite': ['tensorflow', 'ai_edge_litert']}
+IMAGES = np.random.default_rng(0).integers(0, 256, (12, SIZE, SIZE, 3), np.uint8)
+
+
+def need(name: str) -> None:
+    for package in NEEDED[name]:
+        pytest.importorskip(package, reason=f'exporting to {name} needs {package}, which is optional')
+
+
+def opened(name: str, path: Path) -> Callable:
+    """The file as a function, by nothing of hpe_jax."""
+    if name == 'stablehlo':
+        return jax_export.deserialize(bytearray(path.read_bytes())).call
+    if name == 'onnx':
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
+        return lambda images: dict(
+            zip(['scores', 'keypoints'], session.run(['scores', 'keypoints'], {'images': images}), strict=True)
+        )
+    from ai_edge_litert.interpreter import Interpreter
+
+    runner = Interpreter(str(path)).get_signature_runner()
+    return lambda images: runner(images=images)
+
+
+@pytest.fixture(scope='module')
+def run(tiny_run):
+    return evaluate.load_run(tiny_run)
+
+
+@pytest.fixture(scope='module')
+def expected(run) -> Callable:
+    """What the model says of IMAGES."""
+
+    @functools.cache
+    def expected(decoder: str, codec: str = 'subpixel') -> dict:
+        config = with_fields(run, **{'heatmap.codec': codec}).config
+        infer = jax.jit(evaluate.make_infer(config, run.model, run.mean, run.std, decoder))
+        return dict(zip(('keypoints', 'scores'), map(np.asarray, infer(nnx.state(run.model), IMAGES)), strict=True))
+
+    return expected
+
+
+def with_fields(run: evaluate.Run, meta: dict | None = None, **fields) -> evaluate.Run:
+    config = ConfigDict(run.config.to_dict())
+    config.update_from_flattened_dict(fields)
+    return dataclasses.replace(run, config=config, meta=run.meta if meta is None else meta)
+
+
+def assert_agrees(answer: Callable, expected: dict, batches=(1, 3, 8)) -> None:
+    for end, number in zip(np.cumsum(batches), batches, strict=True):
+        part = slice(end - number, end)
+        found = answer(IMAGES[part])
+        assert set(found) == {'keypoints', 'scores'}
+        np.testing.assert_allclose(found['keypoints'], expected['keypoints'][part], rtol=0, atol=1e-4 * PIXEL)
+        np.testing.assert_allclose(found['scores'], expected['scores'][part], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize('name', formats.FORMATS)
+def test_a_file_answers_as_its_model_and_says_what_it_is(expected, tiny_run, tmp_path, monkeypatch, name):
+    need(name)
+    metadata = export.export(tiny_run, name, tmp_path / 'out')
+    path = tmp_path / 'out' / metadata['file']
+    assert path.name == f'model.{name}' and {p.name for p in path.parent.iterdir()} == {path.name, 'metadata.json'}
+    assert_agrees(opened(name, path), expected('window'))
+    said = json.loads((path.parent / 'metadata.json').read_text())
+    assert said == json.loads(json.dumps(metadata))
+    assert said['sha256'] == hashlib.sha256(path.read_bytes()).hexdigest() and said['format'] == name
+    assert said['input']['shape'] == ['batch', SIZE, SIZE, 3] and said['outputs']['keypoints']['shape'][1:] == [21, 2]
+    assert said['joints'] == list(hand.JOINTS) and said['parents'] == list(hand.PARENTS)
+    assert said['decoder'] == {'name': 'window', 'codec': 'subpixel', 'radius': 4.5}
+    assert said['run']['name'] == tiny_run.name and said['run']['epoch'] == 3
+    assert said['training_data'][0]['dataset'] == 'freihand/raw' and 'research only' in str(said['training_data'])
+    assert 0 <= said['agreement']['keypoints_px'] < said['agreement']['bound'] == 1e-4
+    assert said['agreement']['keypoints'] + said['agreement']['keypoints_that_hang_on_rounding'] == 32 * 21
+    assert said['made']['versions'].keys() >= {'jax', *NEEDED[name]}
+    monkeypatch.chdir(path.parent)
+    scope = {'images': IMAGES[:3]}
+    exec(said['usage'], scope)  # the lines that a reader of metadata.json will try
+    np.testing.assert_allclose(scope['outputs']['keypoints'], expected('window')['keypoints'][:3], atol=1e-4 * PIXEL)
+
+
+@pytest.mark.parametrize('decoder', heatmap.DECODERS)
+@pytest.mark.parametrize('name', formats.FORMATS)
+def test_every_decoder_in_every_format(run, expected, tmp_path, name, decoder):
+    need(name)
+    (tmp_path / 'file').write_bytes(export.make(run, name, decoder))
+    batches = [3] if name == 'stablehlo' else (1, 3, 8)  # XLA compiles each for seconds
+    assert_agrees(opened(name, tmp_path / 'file'), expected(decoder), batches)
+    assert 'gather' not in run.config.eval.decoders[decoder]
+
+
+@pytest.mark.parametrize('name', formats.FORMATS)
+def test_the_codec_is_that_of_the_run(run, expected, tmp_path, name):
+    need(name)
+    run = with_fields(run, **{'heatmap.codec': 'reference'})
+    (tmp_path / 'file').write_bytes(export.make(run, name, 'argmax'))
+    assert_agrees(opened(name, tmp_path / 'file'), expected('argmax', 'reference'), [3])
+
+
+def test_a_stablehlo_file_is_for_accelerators_too(run):
+    exported = jax_export.deserialize(bytearray(export.make(run, 'stablehlo', 'window')))
+    assert exported.platforms == ('cpu', 'cuda', 'tpu')
+    assert str(exported.in_avals[0]) == 'uint8[batch,32,32,3]'
+
+
+def test_a_bfloat16_run_goes_into_its_own_folder_in_float32(expected, tiny_run, tmp_path):
+    need('onnx')
+    workdir = shutil.copytree(tiny_run, tmp_path / 'run')
+    config = json.loads((workdir / 'config.json').read_text())
+    (workdir / 'config.json').write_text(json.dumps(config | {'precision': 'bfloat16'}))
+    metadata = export.export(workdir, 'onnx', decoder='mean')
+    assert metadata['precision'] == 'float32' and metadata['run']['trained_in'] == 'bfloat16'
+    assert metadata['decoder']['name'] == 'mean'
+    assert_agrees(opened('onnx', workdir / 'export/onnx/model.onnx'), expected('mean'))
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        lambda said: said | {'keypoints': said['keypoints'] + 2e-4 * PIXEL},
+        lambda said: said | {'keypoints': said['keypoints'][..., ::-1]},
+        lambda said: said | {'scores': said['scores'] + 2e-4},
+        lambda said: said | {'scores': said['scores'] * np.nan},
+    ],
+)
+def test_a_file_that_does_not_agree_is_not_kept(tiny_run, tmp_path, monkeypatch, change):
+    need('onnx')
+    kind = formats.FORMATS['onnx']
+
+    def load(path):
+        answer = kind.load(path)
+        return lambda images: change(answer(images))
+
+    monkeypatch.setitem(formats.FORMATS, 'onnx', dataclasses.replace(kind, load=load))
+    (tmp_path / 'model.onnx').write_text('an earlier one')
+    with pytest.raises(UserError, match='the file does not agree with the model, so it is not kept: '):
+        export.export(tiny_run, 'onnx', tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ['model.onnx']
+    assert (tmp_path / 'model.onnx').read_text() == 'an earlier one'
+
+
+def test_keypoints_that_hang_on_rounding_are_told_apart(run, monkeypatch):
+    """Joint 3 is where the last places of a weight put it: `answer` may miss it by that much, but no other."""
+
+    def make_infer(*_):
+        def infer(state, images):
+            weight = state['out']['kernel'][...].ravel()[0]
+            keypoints = np.zeros((len(images), 21, 2), np.float32)
+            return jax.numpy.asarray(keypoints).at[:, 3].set(1000 * (weight - first) / first), keypoints[..., 0]
+
+        return infer
+
+    first = float(nnx.state(run.model)['out']['kernel'][...].ravel()[0])
+    monkeypatch.setattr(evaluate, 'make_infer', make_infer)
+
+    def answer(joint, pixels):
+        def missed(images):
+            keypoints = np.zeros((len(images), 21, 2), np.float32)
+            keypoints[:, joint] = pixels * PIXEL
+            return {'keypoints': keypoints, 'scores': np.zeros((len(images), 21), np.float32)}
+
+        return missed
+
+    agreed = agreement.compare(run, 'window', answer(3, 0.01))
+    assert agreed['keypoints_that_hang_on_rounding'] == 32 and agreed['keypoints'] == 32 * 20
+    assert agreed['keypoints_px'] == 0 and agreed['their_px'] == pytest.approx(0.01)
+    for joint, pixels in (3, 0.2), (4, 0.01):
+        with pytest.raises(UserError, match='does not agree'):
+            agreement.compare(run, 'window', answer(joint, pixels))
+
+
+@pytest.mark.parametrize(
+    ('absent', 'name', 'command'),
+    [
+        (['onnx', 'onnxruntime'], 'onnx', 'needs onnx and onnxruntime: pip install onnx onnxruntime'),
+        (['onnxruntime'], 'onnx', 'needs onnxruntime: pip install onnxruntime'),
+        (['ai_edge_litert'], 'tflite', 'needs ai-edge-litert: pip install ai-edge-litert'),
+    ],
+)
+def test_an_absent_package_is_told_with_the_command_that_installs_it(tiny_run, monkeypatch, absent, name, command):
+    need(name)
+    for package in absent:
+        monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UserError, match=f'^exporting to {name} {command}$'):
+        export.export(tiny_run, name)
+
+
+def test_what_a_converter_cannot_express_is_told(run, monkeypatch):
+    def make(function, size):
+        raise RuntimeError('no such operator\nand a long trace')
+
+    monkeypatch.setitem(formats.FORMATS, 'tflite', dataclasses.replace(formats.FORMATS['tflite'], make=make))
+    with pytest.raises(UserError) as told:
+        export.make(run, 'tflite', 'window')
+    assert str(told.value) == 'tflite cannot express this model: RuntimeError, no such operator'
+
+
+def test_the_licence_is_that_of_the_photos_of_a_run_and_of_those_before_it(run, tiny_run):
+    def data(*arguments, **fields):
+        return export.describe(with_fields(run, *arguments, **fields), 'window')['training_data']
+
+    rendered = {'data.dataset': 'synthetic_hands/studio'}
+    (one,) = data(**rendered)
+    assert one['dataset'] == 'synthetic_hands/studio' and 'CC0' in one['licence'] and one['licence'].startswith('free')
+    (one,) = data(**{'data.source': 'live', 'data.live_preset': 'full'})
+    assert one['dataset'] == 'synthetic_hands/full'
+    (one,) = data({'source': {'file': 'model_final.pth', 'sha256': '5e0e'}}, **rendered)
+    assert one['dataset'] == 'freihand' and 'no commercial use' in one['licence'] and 'MIT' in one['weights']
+    tuned, start = data(**rendered, init_from=str(tiny_run))
+    assert tuned['dataset'] == 'synthetic_hands/studio' and start['dataset'] == 'freihand/raw'
+    assert 'cite Zimmermann' in start['licence'] and start['link'].startswith('https://lmb')
+    tuned, start = data(**rendered, init_from='/no/such/run')
+    assert start['licence'] == 'unknown: /no/such/run, which this run started from, is not here'
+
+
+def call(*arguments: str) -> None:
+    sys.argv = ['export.py', *map(str, arguments)]
+    runpy.run_module('hpe_jax.export', run_name='__main__')
+
+
+@pytest.fixture
+def export_command(tmp_path) -> Callable:
+    """`python -m hpe_jax.export` -> (exit status, stdout, stderr)."""
+
+    def start(*arguments):
+        process = command.start(tmp_path / 'printed', call, *arguments)
+        process.join()
+        return process.exitcode, *((tmp_path / 'printed' / name).read_text() for name in ('stdout', 'stderr'))
+
+    return start
+
+
+def test_the_command(tiny_run, tmp_path, export_command):
+    need('onnx')
+    status, out, err = export_command(f'--workdir={tiny_run}', '--format=onnx', f'--output={tmp_path / "out"}')
+    assert status == 0, err
+    assert f'{tmp_path / "out/model.onnx"}: 0.' in out and ' keypoints are within ' in out
+    assert (tmp_path / 'out/metadata.json').exists()
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['--workdir=RUN'], '--format'),
+        (['--format=onnx'], '--workdir'),
+        (['--workdir=RUN', '--format=pdf'], 'stablehlo|onnx|tflite'),
+        (['--workdir=/no/such/run', '--format=stablehlo'], 'error: /no/such/run is no run directory'),
+        (
+            ['--workdir=RUN', '--format=stablehlo', '--decoder=best'],
+            "error: decoder 'best': unknown to this run; choose",
+        ),
+        (['--workdir=RUN', '--format=stablehlo', '--output=RUN/config.json'], 'error: cannot write '),
+        (['--workdir=RUN', '--format=stablehlo', 'more'], 'error: unexpected argument: more'),
+    ],
+)
+def test_wrong_input_is_answered_in_one_sentence(tiny_run, export_command, arguments, message):
+    status, out, err = export_command(*(argument.replace('RUN', str(tiny_run)) for argument in arguments))
+    assert status != 0 and message in err and 'Traceback' not in err
+    assert not (tiny_run / 'export').exists()
