@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from hpe_jax.estimator import Box, HandPose, HandPoseEstimator
+from hpe_jax.estimator import SMALLEST_SIDE, Box, HandPose, HandPoseEstimator
 
 
 class OneEuro:
@@ -99,6 +99,6 @@ class Tracker:
             self._filter = OneEuro()
         self._last = hand if found else None
         if found and self.smooth:
-            side = max(hand.box[2:] - hand.box[:2])
+            side = max(*(hand.box[2:] - hand.box[:2]), SMALLEST_SIDE)
             hand = hand._replace(keypoints=self._filter(hand.keypoints, time, side))
         return Tracked(hand, found)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from hpe_jax import HandPose, HandPoseEstimator
+from hpe_jax.estimator import SMALLEST_SIDE
 from hpe_jax.track import OneEuro, Tracker
 from tests.test_estimator import canvas
 
@@ -42,6 +43,16 @@ def test_neither_resolution_nor_axes_matter():
         expected = plain(points, time, 100.0)
         np.testing.assert_allclose(large(3 * points, time, 300.0), 3 * expected, rtol=1e-9)
         np.testing.assert_allclose(swapped(points[:, ::-1], time, 100.0), expected[:, ::-1], rtol=1e-9)
+
+
+def test_a_steady_motion_lags_by_less_than_what_beta_allows():
+    """A first-order low-pass lags by 1 / (2 pi cutoff) seconds, so this one by less than 1 / (2 pi beta) hands."""
+    smooth = OneEuro()
+    for speed in (1, 3, 10):  # hands a second
+        for i in range(60):
+            points = POINTS + [100 * speed * i / 30, 0]
+            lag = (points - smooth(points, 10.0 * speed + i / 30, 100.0))[:, 0]
+        assert (lag > 0).all() and (lag < 100 / (2 * np.pi * smooth.beta)).all()
 
 
 def test_time_that_does_not_pass_changes_nothing():
@@ -156,3 +167,14 @@ def test_speed_is_measured_in_hands_of_the_found_size():
     for i in range(3):
         expected = smooth(POINTS + i + 1, i / 10, side)
         np.testing.assert_allclose(track(IMAGE, i / 10).hand.keypoints, expected, rtol=1e-12)
+
+
+def test_a_hand_that_fell_together_to_a_point_is_smoothed_like_a_small_one():
+    class Point(Fake):
+        def answer(self):
+            return super().answer()._replace(keypoints=np.full((21, 2), float(len(self.asked))))
+
+    track, smooth = Tracker(Point([0.9] * 3), smooth=True), OneEuro()
+    for i in range(3):
+        expected = smooth(np.full((21, 2), i + 1.0), i / 10, SMALLEST_SIDE)
+        np.testing.assert_array_equal(track(IMAGE, i / 10).hand.keypoints, expected)
