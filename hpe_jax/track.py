@@ -95,7 +95,7 @@ class Tracker:
         if hand is None:
             hand = self.estimator(image, box)
         found = hand.score >= self.estimator.min_score
-        if not (found and last and last.handedness == hand.handedness):
+        if not (last and last.handedness == hand.handedness):
             self._filter = OneEuro()
         self._last = hand if found else None
         if found and self.smooth:

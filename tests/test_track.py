@@ -137,6 +137,14 @@ def test_the_filter_starts_anew_after_a_loss_and_on_the_other_hand():
     assert raw.estimator.asked == smooth.estimator.asked  # the crops are by what was seen, not by what was smoothed
 
 
+def test_in_given_boxes_the_other_hand_or_none_ends_the_filter():
+    fakes = [Fake([0.9, 0.9, 0.9, 0.9, 0.1, 0.9, 0.9], 'rrlllll') for _ in range(2)]
+    raw, smooth = Tracker(fakes[0]), Tracker(fakes[1], smooth=True)
+    hands = [[track(IMAGE, i / 10, [0, 0, 3, 3]).hand.keypoints for i in range(7)] for track in (raw, smooth)]
+    moved = [np.abs(a - b).max() > 0.01 for a, b in zip(*hands, strict=True)]
+    assert moved == [False, True, False, True, False, False, True]  # what is not found is told as it was seen
+
+
 def test_a_real_hand_is_followed_lost_and_found_again(fitted_run):
     estimator = HandPoseEstimator.load(fitted_run.workdir, min_score=0.5)
     empty = np.full((300, 300, 3), 128, np.uint8)
