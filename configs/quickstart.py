@@ -2,7 +2,7 @@
 
     python -m hpe_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
 
-Expected on two cores (experiments/records/quickstart.json): 79 s of rendering, 6 minutes of training, error_pct 4.5 on
+Expected on two cores (experiments/records/quickstart.json): 90 s of rendering, 5 minutes of training, error_pct 4.7 on
 unseen hands of the preset. Tried, not recorded: Adam gave 6.3 in the same time, whatever its rate, batch size or
 schedule; without the quarter turns the training loss falls far below the validation's; a fifth level of the network
 changes nothing; at 64x64 an epoch takes twice as long.
