@@ -173,7 +173,7 @@ def test_the_page_is_told_what_it_must_know(run, served):
         *hand.FINGERS.values()
     ]
     assert answer['decoders'] == sorted(run.config.eval.decoders) and answer['decoder'] == run.config.eval.decoder
-    assert (answer['run'], answer['epoch'], answer['min_score']) == (run.workdir.name, 3, 0.4)
+    assert (answer['run'], answer['epoch'], answer['min_score']) == (run.workdir.name, 3, 0.5)
 
 
 @pytest.mark.parametrize(
