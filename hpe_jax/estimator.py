@@ -108,11 +108,8 @@ class HandPoseEstimator:
     def predict(self, images: Sequence[np.ndarray], boxes: Sequence[Box | None] | None = None) -> list[HandPose]:
         """The hands in several pictures of any sizes, in one batch; as __call__ otherwise."""
         images = [pictures.as_rgb(image) for image in images]
-        boxes = (
-            [None] * len(images)
-            if boxes is None
-            else [box if box is None else geometry.checked_box(box) for box in boxes]
-        )
+        boxes = [None] * len(images) if boxes is None else boxes
+        boxes = [box if box is None else geometry.checked_box(box) for box in boxes]
         if not images:
             return []
         tried = [self._find(images, boxes, side, self.refine) for side in HANDS[:2] if self.hand in (side, 'auto')]

@@ -33,9 +33,8 @@ def read(source: str | Path | bytes, name: str = '') -> UInt8[np.ndarray, 'h w 3
             return np.asarray(upright.convert('RGB'))
     except UnidentifiedImageError as e:
         raise UserError(f'{name}: no picture that can be read') from e
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as e:  # Pillow raises any of them
-        reason = getattr(e, 'strerror', None) or str(e)
-        raise UserError(f'{name}: cannot be read: {reason}') from e
+    except Exception as e:  # Pillow's decoders raise anything from OSError to RuntimeError
+        raise UserError(f'{name}: cannot be read: {getattr(e, "strerror", None) or e or type(e).__name__}') from e
 
 
 def as_rgb(image: np.ndarray) -> UInt8[np.ndarray, 'h w 3']:

@@ -63,8 +63,7 @@ def predict(served, data, **query) -> dict:
     return answer
 
 
-def says(answer: dict, found: HandPose) -> None:
-    """Asserts that the answer is that hand."""
+def assert_says(answer: dict, found: HandPose) -> None:
     np.testing.assert_array_equal(answer['keypoints'], found.keypoints)
     np.testing.assert_array_equal(answer['scores'], found.scores)
     np.testing.assert_array_equal(answer['box'], found.box)
@@ -76,7 +75,7 @@ def says(answer: dict, found: HandPose) -> None:
 def test_the_answer_is_the_estimators(run, served, kind, side):
     data = encoded(PHOTO, kind)
     answer = predict(served, data, hand=side)
-    says(answer, HandPoseEstimator(run, hand=side, refine=0)(pictures.read(data)))
+    assert_says(answer, HandPoseEstimator(run, hand=side, refine=0)(pictures.read(data)))
     assert (answer['width'], answer['height'], answer['followed']) == (120, 80, False)
     assert 0 < answer['ms'] < 60_000
 
@@ -84,19 +83,21 @@ def test_the_answer_is_the_estimators(run, served, kind, side):
 def test_a_turned_photo_is_answered_upright(run, served):
     answer = predict(served, encoded(PHOTO, orientation=6))
     assert (answer['width'], answer['height']) == (80, 120)
-    says(answer, HandPoseEstimator(run, refine=0)(np.rot90(PHOTO, -1)))
+    assert_says(answer, HandPoseEstimator(run, refine=0)(np.rot90(PHOTO, -1)))
 
 
 @pytest.mark.parametrize('channels', [1, 4], ids=['grey', 'RGBA'])
 def test_pictures_of_other_channels(run, served, channels):
     array = PHOTO[..., 0] if channels == 1 else np.dstack([PHOTO, PHOTO[..., :1]])
-    says(predict(served, encoded(array)), HandPoseEstimator(run, refine=0)(array))
+    answer = predict(served, encoded(array))
+    assert (answer['width'], answer['height']) == (120, 80)
+    assert_says(answer, HandPoseEstimator(run, refine=0)(array))
 
 
 def test_every_decoder(run, served):
     answers = {name: predict(served, encoded(PHOTO), decoder=name) for name in run.config.eval.decoders}
     for name, answer in answers.items():
-        says(answer, HandPoseEstimator(run, name, refine=0)(PHOTO))
+        assert_says(answer, HandPoseEstimator(run, name, refine=0)(PHOTO))
         assert answer['decoder'] == name
     assert answers['mean']['keypoints'] != answers['window']['keypoints']
     assert predict(served, encoded(PHOTO))['decoder'] == run.config.eval.decoder
@@ -141,14 +142,16 @@ def test_a_large_photo_is_none_too_many(served):
 
 def test_a_box_says_where_the_hand_is(run, served):
     found = HandPoseEstimator(run, refine=0)(PHOTO, box=(30, 20, 120, 70))
-    says(predict(served, encoded(PHOTO), box='30,20,1e4,70'), found)
+    assert_says(predict(served, encoded(PHOTO), box='30,20,1e4,70'), found)
     assert not np.array_equal(predict(served, encoded(PHOTO))['box'], found.box)
 
 
 def test_a_hand_is_followed(run, served):
     estimator = HandPoseEstimator(run, refine=0)
     first = predict(served, encoded(PHOTO))
-    says(second := predict(served, encoded(PHOTO), last=json.dumps(first)), estimator.follow(PHOTO, estimator(PHOTO)))
+    assert_says(
+        second := predict(served, encoded(PHOTO), last=json.dumps(first)), estimator.follow(PHOTO, estimator(PHOTO))
+    )
     assert second['followed'] and second['keypoints'] != first['keypoints']
 
 
@@ -161,7 +164,7 @@ def test_a_hand_that_cannot_be_followed_is_searched_for(run, served, change):
     if change == 'lost':
         served = demo.Demo(HandPoseEstimator(run, refine=0, min_score=1.0))
     answer = predict(served, encoded(PHOTO), last=json.dumps(last), hand=side)
-    says(answer, HandPoseEstimator(run, hand=side, refine=0)(PHOTO))
+    assert_says(answer, HandPoseEstimator(run, hand=side, refine=0)(PHOTO))
     assert not answer['followed']
 
 

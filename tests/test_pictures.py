@@ -112,7 +112,9 @@ def test_arrays_that_are_no_picture_are_told(array, message):
         pictures.as_rgb(array)
 
 
-@pytest.mark.parametrize('kind', ['text', 'empty', 'truncated jpeg', 'truncated png', 'header', 'folder', 'absent'])
+@pytest.mark.parametrize(
+    'kind', ['text', 'empty', 'truncated jpeg', 'truncated png', 'header', 'folder', 'absent', 'avif']
+)
 def test_files_that_are_no_picture_are_told(tmp_path, kind):
     path = tmp_path / 'photo.jpg'
     noise = Image.fromarray(RNG.integers(0, 256, (64, 64, 3), np.uint8))
@@ -120,7 +122,8 @@ def test_files_that_are_no_picture_are_told(tmp_path, kind):
         path.mkdir()
     elif kind != 'absent':
         whole = saved(noise, 'PNG' if kind == 'truncated png' else 'JPEG')
-        content = {'text': b'no picture', 'empty': b'', 'header': whole[:30]}
+        broken = saved(noise, 'AVIF').replace(b'iloc', b'xxxx') if kind == 'avif' else b''  # a RuntimeError
+        content = {'avif': broken, 'text': b'no picture', 'empty': b'', 'header': whole[:30]}
         path.write_bytes(content.get(kind, whole[: len(whole) // 2]))
     with pytest.raises(UserError, match=r'photo\.jpg: (no picture that can be read|cannot be read: .+)') as raised:
         pictures.read(path)
