@@ -25,9 +25,8 @@ def split_bounds(n_unique: int) -> dict[str, range]:
     return {'train': range(train), 'validation': range(train, validation), 'test': range(validation, total)}
 
 
-def hand_features() -> dict:
-    """What every dataset of hands here holds."""
-    size = folder.PHOTO_SIZE
+def hand_features(size: int = folder.PHOTO_SIZE) -> dict:
+    """What every dataset of hands here holds; `size`: side of the photos, pixels."""
     return {
         'image': tfds.features.Image(shape=(size, size, 3), encoding_format='jpeg'),
         'xyz': tfds.features.Tensor(shape=(21, 3), dtype=np.float32, doc='Metres, camera frame.'),

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from hpe_jax.data.synthetic_hands.texture import between
+
 # Of a 224-pixel crop, as in FreiHAND; a fist is cut out closer than a flat hand, so its focal length is longer.
 FOCAL_RANGE = (320.0, 900.0)
 DISTANCE_RANGE = (0.45, 1.0)  # metres
@@ -46,6 +48,7 @@ def sample_view(
     box: tuple[float, float] = (0.35, 0.60),
     jitter: float = 0.05,
     inside: bool = True,
+    away: float = 0.0,
 ) -> View:
     """A random view of the hand.
 
@@ -58,6 +61,8 @@ def sample_view(
       box: range of the longer side of the keypoints' 2-D box, as a share of the picture.
       jitter: standard deviation of the box's middle around the picture's, as a share of the picture.
       inside: whether all keypoints must lie in the picture; if not, the box is moved about four times as far.
+      away: share of pictures that a detector must not take for one of a hand: it is far off the middle or out of the
+        picture, far too small, or far too large.
     """
     k_direction, k_roll, k_box, k_distance, k_place = jax.random.split(key, 5)
     eye = sample_direction(k_direction, elbow, max_tilt, frontal)
@@ -66,6 +71,8 @@ def sample_view(
     room = (0.97 - side) / 2 if inside else jnp.inf
     place = jax.random.normal(k_place, (2,)) * (jitter if inside else 4 * jitter)
     place = 0.5 + jnp.clip(place, -room, room)
+    if away:
+        side, place = _away(jax.random.fold_in(key, 1), away, side, place)
     distance = jax.random.uniform(k_distance, minval=DISTANCE_RANGE[0], maxval=DISTANCE_RANGE[1])
 
     points = keypoints @ R.T
@@ -76,6 +83,17 @@ def sample_view(
     t = jax.lax.fori_loop(0, STEPS, lambda _, t: fit_step(points, t, focal, side, place), t)
     K = jnp.array([[focal, 0, 0.5], [0, focal, 0.5], [0, 0, 1 / size]]) * size
     return View(R, t, K)
+
+
+def _away(key, share, side, place):
+    """Side and middle of the hand's box, in some of the pictures those that `away` of sample_view says."""
+    u = jax.random.uniform(key, (5,))
+    kind = u[1]
+    small, large = between(u[2], 0.06, 0.17), between(u[2], 1.2, 1.8)
+    far = between(u[3], 0.45, 1.1) * jnp.stack([jnp.cos(2 * jnp.pi * u[4]), jnp.sin(2 * jnp.pi * u[4])])
+    sides = jnp.where(kind < 0.25, small, jnp.where(kind < 0.35, large, side))
+    places = jnp.where(kind < 0.25, 0.5 + 0.3 * far, jnp.where(kind < 0.35, place, 0.5 + far))
+    return jnp.where(u[0] < share, sides, side), jnp.where(u[0] < share, places, place)
 
 
 def fit_step(points, t, focal, side, place):

@@ -1,6 +1,6 @@
 """Synthetic hands as files, in FreiHAND's own folder layout, so that its readers read them.
 
-    python -m hpe_jax.data.synthetic_hands.generate --folder=FOLDER [--number=2000] [--preset=studio] [--seed=0]
+    python -m hpe_jax.data.synthetic_hands.generate --folder=FOLDER [--number=2000] [--preset=studio] [--size=224] [--seed=0]
 
 Writes `training/rgb/*.jpg`, `training/mask/*.jpg`, `training_xyz.json` and `training_K.json`; and, which FreiHAND does
 not have, `training_occluded.json`, 21 booleans a picture. Picture i depends on (preset, seed, i) alone, so a killed run
@@ -27,7 +27,7 @@ from hpe_jax.data.synthetic_hands import render
 from hpe_jax.errors import UserError
 
 LABELS = ('occluded', 'K', 'xyz')  # the last one tells that all are there
-PRESETS = {'studio': render.STUDIO, 'full': render.FULL}
+PRESETS = {'studio': render.STUDIO, 'full': render.FULL, 'presence': render.PRESENCE}
 CHUNK = 16  # pictures that one thread renders in one call
 QUALITY = 92  # of the JPEGs
 
@@ -44,14 +44,14 @@ def renderer(preset: str, seed: int, size: int = PHOTO_SIZE, side_by_side: int |
     return jax.jit(lambda numbers: jax.lax.map(one, numbers, batch_size=side_by_side if side_by_side > 1 else None))
 
 
-def _write_chunk(folder: Path, start: int, number: int, preset: str, seed: int) -> int:
+def _write_chunk(folder: Path, start: int, number: int, preset: str, seed: int, size: int) -> int:
     """Renders and writes the pictures from `start` on, and their labels last; returns how many."""
     labels = folder / 'parts' / f'{start:08d}.json'
     numbers = np.arange(start, min(start + CHUNK, number))
     if labels.exists():
         return len(numbers)
     padded = np.resize(numbers, CHUNK)
-    samples = jax.tree.map(np.asarray, renderer(preset, seed)(padded))
+    samples = jax.tree.map(np.asarray, renderer(preset, seed, size)(padded))
     for i, image, mask in zip(numbers, samples.image, samples.mask, strict=False):
         for kind, picture in (('rgb', image), ('mask', np.uint8(255) * mask)):
             with files.replacing(folder / f'training/{kind}/{i:08d}.jpg') as temporary:
@@ -61,12 +61,20 @@ def _write_chunk(folder: Path, start: int, number: int, preset: str, seed: int) 
     return len(numbers)
 
 
-def write(folder: str | Path, number: int, preset: str = 'studio', seed: int = 0, threads: int | None = None) -> Path:
+def write(
+    folder: str | Path,
+    number: int,
+    preset: str = 'studio',
+    seed: int = 0,
+    size: int = PHOTO_SIZE,
+    threads: int | None = None,
+) -> Path:
     """Makes `number` hands in the folder, on all cores, with a progress bar; returns the folder.
 
     Args:
       folder: new, or left by a run with the same preset and seed that was killed.
       preset: a key of PRESETS.
+      size: side of the pictures, pixels.
 
     Raises:
       UserError: the number, the preset, or the folder's content does not fit, or the disk is full.
@@ -76,7 +84,8 @@ def write(folder: str | Path, number: int, preset: str = 'studio', seed: int = 0
         raise UserError(f'preset {preset!r}: unknown; choose from {", ".join(PRESETS)}')
     if not 0 < number <= 100_000_000:
         raise UserError(f'{number} hands: the number must be 1 to 100,000,000')
-    _check_same(folder / 'parts' / 'recipe.json', {'preset': preset, 'seed': seed, 'chunk': CHUNK, 'number': number})
+    recipe = {'preset': preset, 'seed': seed, 'size': size, 'chunk': CHUNK, 'number': number}
+    _check_same(folder / 'parts' / 'recipe.json', recipe)
     if not (folder / 'training_xyz.json').exists():
         starts = range(0, number, CHUNK)
         with (
@@ -84,7 +93,7 @@ def write(folder: str | Path, number: int, preset: str = 'studio', seed: int = 0
             tqdm(total=number, desc='Rendering hands', unit='hand', disable=None) as bar,
         ):
             print(f'Rendering {number} hands ({preset}) into {folder}; the renderer compiles first', flush=True)
-            for done in pool.map(lambda start: _write_chunk(folder, start, number, preset, seed), starts):
+            for done in pool.map(lambda start: _write_chunk(folder, start, number, preset, seed, size), starts):
                 bar.update(done)
         parts = [json.loads(part.read_text()) for part in sorted((folder / 'parts').glob('[0-9]*.json'))]
         for name in LABELS:
@@ -103,12 +112,13 @@ def define_flags() -> None:
     flags.DEFINE_string('folder', None, 'Where to write.', required=True)
     flags.DEFINE_integer('number', 2000, 'Number of hands.')
     flags.DEFINE_enum('preset', 'studio', list(PRESETS), 'Which kind of pictures.')
+    flags.DEFINE_integer('size', PHOTO_SIZE, 'Side of the pictures, pixels.')
     flags.DEFINE_integer('seed', 0, 'Other seeds, other hands.')
 
 
 def main(_) -> None:
     values = flags.FLAGS
-    write(values.folder, values.number, values.preset, values.seed)
+    write(values.folder, values.number, values.preset, values.seed, values.size)
 
 
 if __name__ == '__main__':

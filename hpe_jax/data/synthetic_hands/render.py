@@ -36,6 +36,7 @@ class Config:
     occluders: float = 0.15  # share of pictures with something before the hand
     borders: float = 0.4  # share of pictures whose content ends inside the frame
     camera_noise: bool = True
+    away: float = 0.0  # share of pictures whose hand is none to be found: see camera.sample_view
 
     def __post_init__(self):
         unknown = set(self.backgrounds) - set(background.KINDS)
@@ -49,6 +50,7 @@ class Config:
 
 
 FULL = Config()
+PRESENCE = Config(away=0.15)  # for a network that is to say whether there is a hand
 STUDIO = Config(backgrounds=('wall', 'green_screen', 'clouds'), max_tilt=60.0, held=False, occluders=0.0, borders=0.0)
 
 
@@ -72,7 +74,12 @@ def render(key: Key[Array, ''], config: Config = FULL) -> Sample:
     pose = poses.sample_pose(keys[1], mesh.shape_joints(loaded, shape))
     posed = mesh.pose_hand(loaded, shape, pose)
     view = camera.sample_view(
-        keys[2], posed.keypoints, posed.elbow, size=config.size, max_tilt=np.deg2rad(config.max_tilt)
+        keys[2],
+        posed.keypoints,
+        posed.elbow,
+        size=config.size,
+        max_tilt=np.deg2rad(config.max_tilt),
+        away=config.away,
     )
     xyz = camera.to_camera(view, posed.keypoints)
     uv = geometry.project(xyz, view.K)

@@ -51,6 +51,13 @@ def noises() -> tuple[np.ndarray, np.ndarray]:
 
 
 @functools.cache
+def marks() -> skin.Marks:
+    """Of the hand at rest."""
+    loaded, _ = hand_mesh()
+    return skin.marks(*map(np.asarray, (loaded.rest, loaded.joints, loaded.palm)))
+
+
+@functools.cache
 def faces() -> np.ndarray:
     """Triangles of every scene, (f, 3), counter-clockwise from outside: the hand's, then the things'."""
     loaded, _ = hand_mesh()
@@ -75,7 +82,7 @@ def dressed_hand(key: Key[Array, ''], points: Float[Array, 'v 3'], garment: clot
     normals = vertex_normals(points, loaded.triangles, around)
     points = cloth.cover(keys[0], points, normals, loaded.arm, noises()[0], garment)
     normals = vertex_normals(points, loaded.triangles, around)
-    reflectance, gloss = skin.paint(keys[1], loaded, *noises())
+    reflectance, gloss = skin.paint(keys[1], loaded, *noises(), marks())
     thing = jnp.zeros(len(points), jnp.int32)
     covered = cloth.material_at(loaded.arm, thing, garment) != cloth.SKIN
     # Unrolled rest coordinates: the palm and the back lie flat, the arm's length runs on.

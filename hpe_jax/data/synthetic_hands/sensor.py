@@ -71,7 +71,7 @@ def _tone(key, light):
     # Highlights roll off above the shoulder instead of clipping at once.
     shoulder = between(u[2], 0.7, 0.95)
     value = jnp.where(value < shoulder, value, 1 - (1 - shoulder) * jnp.exp((shoulder - value) / (1 - shoulder)))
-    return value + between(u[3], -0.1, 0.7) * (value**2 * (3 - 2 * value) - value)
+    return value + between(u[3], 0.0, 1.0) * (value**2 * (3 - 2 * value) - value)
 
 
 def borders(

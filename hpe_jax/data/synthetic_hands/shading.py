@@ -41,7 +41,7 @@ def random_light(key: Key[Array, '']) -> Light:
     direction = deviates[:LAMPS, :3] + np.array([[0, -0.8, -0.8], [0, -0.3, -0.6], [0, -0.5, 0.3]])
     direction /= jnp.linalg.norm(direction, axis=-1, keepdims=True)
     tint = jnp.exp(0.15 * deviates[:, 3:4] * np.array([1.0, 0.1, -1.0]) + 0.04 * deviates[:, 4:7])
-    contrast = u[0]  # 0 overcast, 1 one hard lamp
+    contrast = u[0] ** 0.7  # 0 overcast, 1 one hard lamp
     power = jnp.exp(0.35 * deviates[:LAMPS, 7:8])
     share = jnp.stack([0.3 + 1.3 * contrast, 0.3, 0.3])[:, None]
     ambient = (0.9 - 0.7 * contrast) * jnp.exp(0.3 * deviates[0, 8])

@@ -5,6 +5,8 @@ classes run from above 55 degrees (very light) to below -30 (dark), so no kind o
 of pigment: in optical density, melanin and haemoglobin each act along a fixed direction of RGB (Tsumura et al. 2003).
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -53,8 +55,62 @@ def mixed(deviates: Float[Array, ' n'], noises: Float[np.ndarray, 'v n']) -> Flo
     return noises @ deviates / np.sqrt(len(deviates))
 
 
+class Marks(NamedTuple):
+    """What tells the palm from the back, 0 to 1 on every vertex."""
+
+    lines: Float[np.ndarray, ' v']  # of the palm and the wrist
+    knuckles: Float[np.ndarray, ' v']  # folded skin over the joints, on the back
+    tendons: Float[np.ndarray, ' v']  # from the wrist to the knuckles, on the back
+
+
+# In the palm's plane of the mean hand at rest, metres: distal, proximal and thenar crease, and the wrist's two folds.
+PALM_LINES = (
+    ((-0.052, 0.055), (-0.030, 0.060), (-0.010, 0.068), (0.008, 0.080)),
+    ((0.030, 0.062), (0.010, 0.055), (-0.012, 0.045), (-0.038, 0.033)),
+    ((0.030, 0.062), (0.012, 0.048), (0.004, 0.028), (0.006, 0.006)),
+    ((-0.028, -0.004), (0.025, -0.004)),
+    ((-0.026, -0.010), (0.023, -0.010)),
+)
+KNUCKLES = {2: 9, 3: 8, 5: 11, 6: 9, 7: 6, 9: 11, 10: 9, 11: 6, 13: 11, 14: 9, 15: 6, 17: 10, 18: 8, 19: 5}  # joint: mm
+
+
+def marks(
+    rest: Float[np.ndarray, 'v 3'], joints: Float[np.ndarray, 'j 3'], palm: Float[np.ndarray, ' v']
+) -> Marks:
+    """The marks of the mean hand.
+
+    Args:
+      rest, joints: metres.
+      palm: 1 on the palmar side, 0 on the back.
+    """
+
+    def along(line, width):
+        pairs = zip(line[:-1], line[1:], strict=True)
+        return np.exp(-0.5 * (np.min([_to_segment(rest[:, :2], *pair) for pair in pairs], 0) / width) ** 2)
+
+    # The palm proper: the fingers' bases rise above it and have creases of their own.
+    flat = palm * np.clip((0.095 - rest[:, 1]) / 0.01, 0, 1)
+    lines = flat * np.max([along(line, 0.0017) for line in PALM_LINES], 0)
+    near = [np.exp(-((np.linalg.norm(rest - joints[j], axis=-1) / (0.0013 * mm)) ** 4)) for j, mm in KNUCKLES.items()]
+    tendons = np.max([along(((0.3 * joints[j, 0], 0.01), tuple(joints[j, :2])), 0.003) for j in (5, 9, 13, 17)], 0)
+    tendons = tendons * np.clip((joints[9, 1] - rest[:, 1]) / 0.01, 0, 1)
+    back = 1 - palm
+    return Marks(*(np.float32(mark) for mark in (lines, back * np.max(near, 0), back * tendons)))
+
+
+def _to_segment(points, start, end) -> np.ndarray:
+    """Distance of 2-D points to a segment."""
+    start, end = np.asarray(start), np.asarray(end)
+    along = np.clip((points - start) @ (end - start) / ((end - start) ** 2).sum(), 0, 1)
+    return np.linalg.norm(points - start - along[:, None] * (end - start), axis=-1)
+
+
 def paint(
-    key: Key[Array, ''], hand: mesh.HandMesh, broad: Float[np.ndarray, 'v n'], fine: Float[np.ndarray, 'v n']
+    key: Key[Array, ''],
+    hand: mesh.HandMesh,
+    broad: Float[np.ndarray, 'v n'],
+    fine: Float[np.ndarray, 'v n'],
+    marks: Marks,
 ) -> tuple[Float[Array, 'v 3'], Float[Array, ' v']]:
     """Reflectance (linear RGB) and gloss (0 dull, 1 wet) of each vertex of a random person's hand.
 
@@ -62,6 +118,7 @@ def paint(
       broad, fine: noises over the vertices, see `waves`.
     """
     keys = jax.random.split(key, 3)
+    strength = jax.random.uniform(jax.random.fold_in(key, 3), (5,))
     u, deviates = jax.random.uniform(keys[0], (14,)), jax.random.normal(keys[1], (5, broad.shape[1]))
     ita = between(u[0], *ITA_RANGE)
     redness, chroma = jax.random.normal(keys[2], (2,))
@@ -73,12 +130,15 @@ def paint(
 
     blood = 0.12 * u[1] * mixed(deviates[0], fine)
     blood += 0.35 * u[2] * hand.tip + 0.3 * u[3] * hand.crease * (1 - hand.palm)
+    blood += 0.5 * strength[0] * marks.lines + 0.45 * strength[1] * marks.knuckles
     melanin = 0.08 * u[4] * (mixed(deviates[1], broad) + mixed(deviates[2], fine))
-    melanin += between(u[5], 0.1, 0.5) * hand.crease  # folds are darker on both sides
+    melanin += between(u[5], 0.2, 0.9) * hand.crease  # folds are darker on both sides
+    melanin += between(strength[2], 0.1, 0.8) * marks.lines + 0.3 * strength[3] * marks.knuckles
+    melanin -= 0.15 * strength[4] * marks.tendons
     skin = skin * jnp.exp(-melanin[:, None] * MELANIN - blood[:, None] * HAEMOGLOBIN)
 
     varnish = jnp.exp(between(u[6:9], -3.5, -0.2))
-    natural = skin * jnp.array([1.12, 1.15, 1.18]) + 0.03
+    natural = skin * jnp.array([1.15, 1.2, 1.25]) + 0.05
     nail = jnp.where(u[9] < 0.1, varnish, natural)
     skin = skin + (nail - skin) * hand.nail[:, None]
 

@@ -26,43 +26,51 @@ class HandsConfig(tfds.core.BuilderConfig):
 
     number: int
     preset: str
+    size: int  # side of the pictures, pixels
 
 
-def hands_config(preset: str, number: int, name: str = '') -> HandsConfig:
-    description = f'{number:,} hands of the preset {preset!r}.'
-    return HandsConfig(name=name or f'{preset}_{number}', number=number, preset=preset, description=description)
+def hands_config(name: str, preset: str, number: int, size: int = folder.PHOTO_SIZE) -> HandsConfig:
+    description = f'{number:,} hands of the preset {preset!r}, {size} pixels wide.'
+    return HandsConfig(name=name, number=number, preset=preset, size=size, description=description)
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
     """Hands that the project renders itself; free of any research licence. Split like FreiHAND."""
 
-    VERSION = tfds.core.Version('1.1.0')
-    RELEASE_NOTES = {'1.0.0': 'First version.', '1.1.0': "'studio' has 2,000 hands, not 1,600; `occluded`."}
-    BUILDER_CONFIGS = [hands_config('studio', 2000, 'studio'), hands_config('full', 32560, 'full')]
+    VERSION = tfds.core.Version('1.2.0')
+    RELEASE_NOTES = {
+        '1.0.0': 'First version.',
+        '1.1.0': "'studio' has 2,000 hands, not 1,600; `occluded`.",
+        '1.2.0': 'Lines of the palm, knuckles and tendons, more contrast; pictures of other sizes.',
+    }
+    BUILDER_CONFIGS = [hands_config('studio', 'studio', 2000), hands_config('full', 'full', 32560)]
 
     @classmethod
     def find_config(cls, name: str) -> HandsConfig | None:
-        """'studio', 'full', or either with a number, such as 'full_5000'; None if it is no such name."""
-        number = re.fullmatch(f'({"|".join(generate.PRESETS)})_([1-9][0-9]*)', name)
-        return hands_config(number[1], int(number[2])) if number else cls.builder_configs.get(name)
+        """'studio' or 'full', or a preset with a number and perhaps a size, such as 'full_5000' or 'full_5000_128px';
+        None if it is no such name."""
+        parts = re.fullmatch(f'({"|".join(generate.PRESETS)})_([1-9][0-9]*)(?:_([1-9][0-9]*)px)?', name)
+        if not parts:
+            return cls.builder_configs.get(name)
+        return hands_config(name, parts[1], int(parts[2]), int(parts[3] or folder.PHOTO_SIZE))
 
     def __init__(self, *, file_format: str | None = None, **kwargs):
         super().__init__(file_format=file_format or 'array_record', **kwargs)  # see FreiHAND's builder
 
     def _info(self) -> tfds.core.DatasetInfo:
-        size = folder.PHOTO_SIZE
+        size = self.builder_config.size
         more = {
             'mask': tfds.features.Image(shape=(size, size, 1), encoding_format='jpeg', doc='255 on hand and arm.'),
             'occluded': tfds.features.Tensor(shape=(21,), dtype=np.bool_, doc='Hidden by a thing or by the hand.'),
         }
         return self.dataset_info_from_configs(
-            features=tfds.features.FeaturesDict(hand_features() | more), disable_shuffling=True
+            features=tfds.features.FeaturesDict(hand_features(size) | more), disable_shuffling=True
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager):
         config = self.builder_config
         pictures = Path(dl_manager.download_dir) / 'synthetic_hands' / f'{config.name}-{self.VERSION}'
-        generate.write(pictures, config.number, config.preset)
+        generate.write(pictures, config.number, config.preset, size=config.size)
         part = folder.find(pictures, 'training')
         occluded = json.loads((pictures / 'training_occluded.json').read_text())
         return {
