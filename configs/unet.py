@@ -41,6 +41,7 @@ def get_config() -> ConfigDict:
     # Of training photos, inside jit, in hpe_jax/augment.py's order; 0 is off. Needs data.targets = 'device', or a
     # source other than 'tfdata'.
     config.augment = augment = ConfigDict()
+    augment.left = 0.0  # probability; a left hand, mirrored for the heads of a network alone: its heatmaps do not count
     augment.quarter_turns = False  # by a random multiple of 90 degrees, exactly
     augment.mirror = 0.0  # probability; makes a LEFT hand of a right one
     augment.rotation = 0.0  # largest angle either way, degrees: 180 is any angle
@@ -49,23 +50,37 @@ def get_config() -> ConfigDict:
     augment.brightness = 0.0  # largest change of the factor on the grey levels: 0.3 is 0.7 to 1.3
     augment.contrast = 0.0  # the same on their distance from the photo's mean
     augment.hue = 0.0  # largest turn either way, circles: 0.5 is any hue
+    augment.tint = 0.0  # largest change of each channel's own factor
+    augment.saturation = 0.0  # largest change of the factor on the distance from grey
+    augment.grey = 0.0  # probability of a grey photo
     augment.blur = 0.0  # largest standard deviation, pixels
     augment.noise = 0.0  # largest standard deviation, where 1 is white
     augment.borders = 0.0  # probability that the content ends inside the frame
-    augment.fill = 'black'  # where the photo was moved away, and in borders: 'black', 'replicate', or 'random'ly either
+    # Where the photo was moved away, and in borders: 'black', 'replicate', 'reflect', or 'random'ly one of them.
+    augment.fill = 'black'
     augment.erasing = 0.0  # probability that a rectangle of random pixels hides a part
+    augment.cover = 0.0  # probability that a rectangle of one colour, or of another part of the photo, hides a part
 
     config.heatmap = ConfigDict({'sigma': 3.0, 'codec': 'subpixel'})  # sigma in pixels of image_size
+    config.heatmap.stride = 1  # pixels of the photo a pixel of the map: the network's own, 1 or 4
+    config.heatmap.activation = 'sigmoid'  # of each pixel, or 'softmax' over a map's
 
     # 'bfloat16': the network computes in it; parameters, BatchNorm statistics, loss and decoding stay float32.
     config.precision = 'float32'
 
     config.model = model = ConfigDict({'name': 'unet', 'widths': (16, 32, 64, 128)})
-    model.conv = 'auto'  # the gradient of 3x3 kernels: 'xla', or 'im2col_grad', which 'auto' takes on a CPU
+    # What computes the convolutions: 'xla'; or on a CPU 'onednn', or 'im2col_grad' (XLA with a quicker gradient by the
+    # weights). 'auto' takes the quickest that works on this machine.
+    model.conv = 'auto'
 
-    config.loss = ConfigDict({'name': 'iou', 'options': {}})
+    config.loss = ConfigDict({'name': 'iou', 'options': {}})  # 'iou', 'mse', 'balanced_mse', or 'cross_entropy'
+    config.loss.presence = config.loss.handedness = 0.0  # weights of the losses of a network's heads
 
     config.optimizer = ConfigDict({'name': 'sgd', 'learning_rate': 0.1, 'options': {}})
+    config.optimizer.clip = 0.0  # largest norm of the gradient; 0: any
+    config.optimizer.schedule = 'plateau'  # or 'cosine', over all steps of config.train
+    # Parts: of the steps that the rate rises in, and of the rate that is left at the end.
+    config.optimizer.cosine = ConfigDict({'warmup': 0.05, 'final': 0.01})
     # PyTorch's patience 20 is optax's 21 (see optim.py).
     config.optimizer.plateau = ConfigDict({'factor': 0.5, 'patience': 21, 'rtol': 1e-5})
 
@@ -77,6 +92,7 @@ def get_config() -> ConfigDict:
     # more slowly (configs/quickstart.py on two cores: 22 times as long).
     train.scan_epochs = False
     train.validation_batches = 20  # drawn anew from the validation split in each epoch
+    train.average = 0.0  # decay of the weights' moving average, which is evaluated and kept; 0: the weights themselves
     train.early_stopping = ConfigDict({'window': 10, 'patience': 10})
     train.checkpoint_every = 1  # epochs
     train.images_every = 10  # epochs between pictures in TensorBoard

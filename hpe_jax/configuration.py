@@ -30,9 +30,19 @@ DEFAULTS = {
     'data.live_preset': 'full',
     'data.live_batch': 1,
     'augment.quarter_turns': False,
+    'augment.left': 0.0,
     **{f'augment.{name}': 0.0 for name in augment.RANGES},
     'augment.fill': 'black',
     'train.scan_epochs': False,
+    'train.average': 0.0,
+    'heatmap.stride': 1,
+    'heatmap.activation': 'sigmoid',
+    'optimizer.schedule': 'plateau',
+    'optimizer.clip': 0.0,
+    'optimizer.cosine.warmup': 0.05,
+    'optimizer.cosine.final': 0.01,
+    'loss.presence': 0.0,
+    'loss.handedness': 0.0,
 }
 
 
@@ -43,8 +53,11 @@ def check(config: ConfigDict) -> None:
         'model.conv': ('auto', *models.CONVS),
         'precision': ('float32', 'bfloat16'),
         'optimizer.name': optim.OPTIMIZERS,
+        'optimizer.schedule': ('plateau', 'cosine'),
         'loss.name': losses.LOSSES,
         'heatmap.codec': heatmap.CODECS,
+        'heatmap.activation': heatmap.ACTIVATIONS,
+        'heatmap.stride': (models.MODELS[config.model.name].STRIDE,) if config.model.name in models.MODELS else (1,),
         'data.targets': ('host', 'device'),
         'data.source': ('tfdata', 'resident', 'live'),
         'augment.fill': augment.FILLS,
@@ -61,21 +74,26 @@ def check(config: ConfigDict) -> None:
         value = fields(config)[field]
         if value < 1:
             raise UserError(f'config.{field}={value}: must be at least 1')
-    step = 2 ** (len(config.model.widths) - 1)
+    step = models.MODELS[config.model.name].multiple(config.model.widths)
     if config.data.image_size % step or config.data.image_size < step:
         raise UserError(
             f'config.data.image_size={config.data.image_size}: must be a multiple of {step} for '
             f'{len(config.model.widths)} levels of config.model.widths'
         )
-    for name, (low, high) in augment.RANGES.items():
+    for name, (low, high) in (augment.RANGES | {'left': (0, 1)}).items():
         if not low <= config.augment[name] <= high:
             raise UserError(f'config.augment.{name}={config.augment[name]}: must lie between {low} and {high}')
-    on = [name for name in ('quarter_turns', *augment.RANGES) if config.augment[name]]
+    on = [name for name in ('left', 'quarter_turns', *augment.RANGES) if config.augment[name]]
     if on and config.data.targets == 'host' and config.data.source == 'tfdata':
         raise UserError(
             f"config.augment.{on[0]}: the host's heatmaps and standardised photos stay as they are; "
             "set data.targets='device'"
         )
+    if config.data.targets == 'host' and config.data.source == 'tfdata' and config.heatmap.stride > 1:
+        raise UserError("config.heatmap.stride: the host's heatmaps are as large as the photos; set data.targets='device'")
+    heads = [name for name in ('presence', 'handedness') if config.loss[name]]
+    if heads and not hasattr(models.MODELS[config.model.name], 'HEADS'):
+        raise UserError(f'config.loss.{heads[0]}={config.loss[heads[0]]}: {config.model.name} has no such head; set 0')
     if config.train.scan_epochs and config.data.source != 'resident':
         raise UserError("config.train.scan_epochs: the photos must lie on the device; set data.source='resident'")
     if len(config.data.mean) != len(config.data.std) or len(config.data.mean) not in (0, 3):

@@ -55,7 +55,7 @@ def looped(config: ConfigDict, step, eval_step, state, source, validation, first
             losses.append(loss)
             bar.update()
         held = validation.once(config.eval.batch_size, drawn(config, len(validation), epoch))
-        yield Epoch(state, jnp.stack(losses), map(partial(eval_step, state['model']), held))
+        yield Epoch(state, jnp.stack(losses), map(partial(eval_step, evaluated(state)), held))
 
 
 def scanned(config: ConfigDict, step, eval_step, state, source, validation, first: int, bar: tqdm) -> Iterator[Epoch]:
@@ -66,7 +66,7 @@ def scanned(config: ConfigDict, step, eval_step, state, source, validation, firs
         order = source.order(config.seed, epoch, train.steps_per_epoch, train.batch_size)
         state, losses = train_epoch(state, source.arrays, order)
         held = prepared.in_batches(drawn(config, len(validation), epoch), config.eval.batch_size)
-        sums = eval_epoch(state['model'], validation.arrays, held) if len(held) else {}
+        sums = eval_epoch(evaluated(state), validation.arrays, held) if len(held) else {}
         for array in jax.tree.leaves((losses, sums)):
             array.copy_to_host_async()
         kept = _copy(state)  # the next epoch is given the buffers of `state`
@@ -77,6 +77,11 @@ def scanned(config: ConfigDict, step, eval_step, state, source, validation, firs
     if before:
         yield before
         bar.update(train.steps_per_epoch)
+
+
+def evaluated(state: nnx.State) -> nnx.State:
+    """The part of a TrainState that is evaluated: the average of the weights where there is one."""
+    return state['averaged' if 'averaged' in state else 'model']
 
 
 _copy = jax.jit(lambda state: jax.tree.map(jnp.copy, state))

@@ -21,16 +21,30 @@ from hpe_jax.errors import UserError
 SCORES = ('error_pct', 'epe_px128', 'epe_px224', 'pck@0.05_image', 'pck@0.2_box', 'auc_0_30px224')
 
 
-def make_predict(model: nnx.Module, mean: np.ndarray, std: np.ndarray) -> Callable:
-    """(model state, batch) -> heatmaps (B, H, W, 21), the network in eval mode; for use inside jit."""
+def make_predict(config: ConfigDict, model: nnx.Module, mean: np.ndarray, std: np.ndarray) -> Callable:
+    """(model state, batch) -> {'heatmaps': (B, H, W, 21) in [0, 1], and of each head 'presence' and 'handedness': (B,)
+    logits}, the network in eval mode; for use inside jit."""
     graphdef = nnx.graphdef(model)
 
-    def predict(state: nnx.State, batch: preprocess.Batch) -> jax.Array:
+    def predict(state: nnx.State, batch: preprocess.Batch) -> dict[str, jax.Array]:
         model = nnx.merge(graphdef, state)
         model.eval()
-        return model(preprocess.inputs(batch, mean, std))
+        logits = model.logits(preprocess.inputs(batch, mean, std))
+        return logits | {'heatmaps': activated(config, logits['heatmaps']), 'logits': logits['heatmaps']}
 
     return predict
+
+
+def activated(config: ConfigDict, logits: jax.Array) -> jax.Array:
+    """The network's maps as config.heatmap has them."""
+    return heatmap.activate(logits, config.heatmap.activation, config.heatmap.sigma / config.heatmap.stride)
+
+
+def keypoint_losses(config: ConfigDict, logits: jax.Array, batch: preprocess.Batch) -> jax.Array:
+    """(B, 21): the loss of every keypoint's map."""
+    maps = logits if config.loss.name in losses.OF_LOGITS else activated(config, logits)
+    targets = preprocess.targets(batch, config.heatmap)
+    return losses.per_keypoint(config.loss.name, maps, targets, **config.loss.options)
 
 
 def decode(config: ConfigDict, heatmaps: jax.Array, decoder: str, codec: str = '') -> jax.Array:
@@ -44,15 +58,20 @@ def decode(config: ConfigDict, heatmaps: jax.Array, decoder: str, codec: str = '
 
 
 def make_infer(config: ConfigDict, model: nnx.Module, mean: np.ndarray, std: np.ndarray, decoder: str) -> Callable:
-    """(model state, (B, H, W, 3) uint8) -> keypoints (B, 21, 2), normalised, and scores (B, 21), the heatmaps' peaks.
+    """(model state, (B, H, W, 3) uint8) -> {'keypoints': (B, 21, 2), normalised; 'scores': (B, 21), the heatmaps'
+    peaks; and where the network has these heads 'presence' and 'handedness': (B,), the probabilities that a hand is in
+    the middle, and that it is a right one}.
 
     All that lies between crops and keypoints, for use inside jit: what the estimator runs and the export carries.
     """
-    predict = make_predict(model, mean, std)
+    predict = make_predict(config, model, mean, std)
+    heads = [name for name in getattr(model, 'HEADS', ()) if config.loss[name]]
 
-    def infer(state: nnx.State, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        heatmaps = predict(state, {'image': images}).astype(jnp.float32)
-        return decode(config, heatmaps, decoder), heatmaps.max((1, 2))
+    def infer(state: nnx.State, images: jax.Array) -> dict[str, jax.Array]:
+        found = predict(state, {'image': images})
+        heatmaps = found['heatmaps'].astype(jnp.float32)
+        answer = {'keypoints': decode(config, heatmaps, decoder), 'scores': heatmaps.max((1, 2))}
+        return answer | {name: jax.nn.sigmoid(found[name]) for name in heads}
 
     return infer
 
@@ -61,14 +80,13 @@ def make_eval_step(
     config: ConfigDict, model: nnx.Module, mean: np.ndarray, std: np.ndarray, decoders: Iterable[str]
 ) -> Callable:
     """The jitted (model state, batch) -> {'loss': (sum, count), 'num_images': n, 'decoders': {name: metrics.Sums}}."""
-    predict = make_predict(model, mean, std)
+    predict = make_predict(config, model, mean, std)
 
     @partial(jax.jit, out_shardings=sharding.replicated())
     def eval_step(state: nnx.State, batch: preprocess.Batch) -> dict:
-        heatmaps = predict(state, batch)
-        counted = preprocess.counted(batch)
-        targets = preprocess.targets(batch, config.heatmap)
-        loss = losses.per_keypoint(config.loss.name, heatmaps, targets, **config.loss.options)
+        found = predict(state, batch)
+        heatmaps, counted = found['heatmaps'], preprocess.counted(batch)
+        loss = keypoint_losses(config, found['logits'], batch)
         sums = {}
         for name in decoders:
             hands = jax.vmap(metrics.count_hand)(decode(config, heatmaps, name), batch['keypoints'], counted)
@@ -146,7 +164,8 @@ class Run:
 
     @cached_property
     def _network(self) -> Callable:
-        return jax.jit(make_predict(self.model, self.mean, self.std))
+        predict = make_predict(self.config, self.model, self.mean, self.std)
+        return jax.jit(lambda state, batch: predict(state, batch)['heatmaps'])
 
     def predict(self, images: Sequence[np.ndarray] | np.ndarray, decoder: str = '') -> Prediction:
         """Predicts the hands in photos.
@@ -163,7 +182,8 @@ class Run:
         size, step = self.config.data.image_size, self.config.eval.batch_size
         photos = np.array([resize(image, size) for image in images], np.uint8).reshape(-1, size, size, 3)
         state = nnx.state(self.model)
-        parts = [np.zeros((0, size, size, 21), np.float32)]
+        side = size // self.config.heatmap.stride
+        parts = [np.zeros((0, side, side, 21), np.float32)]
         for start in range(0, len(photos), step):
             parts.append(np.asarray(self._network(state, {'image': photos[start : start + step]})))
         heatmaps = np.concatenate(parts)

@@ -19,7 +19,7 @@ The functions take NumPy and JAX arrays alike, and answer in kind; `warp` is JAX
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -64,6 +64,14 @@ def box_side(keypoints: Float[AnyArray, '*n 21 2'], visible: Bool[AnyArray, '*n 
     high = xp.where(seen, keypoints, -xp.inf).max(-2)
     low = xp.where(seen, keypoints, xp.inf).min(-2)
     return (high - low).max(-1)
+
+
+def is_centred(keypoints: Float[AnyArray, '21 2']) -> tuple[Bool[AnyArray, ''], Bool[AnyArray, '']]:
+    """Whether a hand's box (normalised keypoints) lies in the middle of the frame and fills a fair part of it; and
+    whether it is far from that. Neither holds for a hand in between."""
+    low, high = keypoints.min(0), keypoints.max(0)
+    offset, side = ((((low + high) / 2 - 0.5) ** 2).sum()) ** 0.5, (high - low).max()
+    return (offset < 0.22) & (side > 0.22) & (side < 0.95), (offset > 0.4) | (side < 0.17) | (side > 1.15)
 
 
 def checked_box(box: Sequence | Shaped[np.ndarray, '4']) -> Float[np.ndarray, '4']:
@@ -116,6 +124,7 @@ def warp(
     matrix: Float[AnyArray, '2 3'],
     size: tuple[int, int],
     replicate: bool | Bool[Array, ''] = False,
+    reflect: bool | Bool[Array, ''] = False,
 ) -> Float[Array, '{size[0]} {size[1]} c']:
     """One picture moved by an affine map, bilinear: what lay at p lies at transform(p, matrix).
 
@@ -124,24 +133,62 @@ def warp(
     Args:
       size: (height, width) of the result, pixels.
       replicate: outside the picture lies its nearest pixel; otherwise black, which its outermost pixels fade into.
+      reflect: outside lies its mirror image; whatever `replicate` says.
     """
+    return sample(image, sources(matrix, size), replicate, reflect)
+
+
+def sources(matrix: Float[AnyArray, '2 3'], size: tuple[int, int]) -> Float[Array, '{size[0]} {size[1]} 2']:
+    """Where each pixel's centre of a picture of `size` (height, width) lay before the affine map, (x, y) in pixels."""
     x, y = jnp.arange(size[1]) + 0.5, jnp.arange(size[0]) + 0.5
-    source = transform(jnp.stack(jnp.meshgrid(x, y), -1), inverse(jnp.asarray(matrix)))
-    left, right, x_weight, x_inside = _neighbours(source[..., 0], image.shape[1])
-    above, below, y_weight, y_inside = _neighbours(source[..., 1], image.shape[0])
-    image = jnp.asarray(image)
-    upper = (1 - x_weight) * image[above, left] + x_weight * image[above, right]
-    lower = (1 - x_weight) * image[below, left] + x_weight * image[below, right]
-    return ((1 - y_weight) * upper + y_weight * lower) * jnp.where(replicate, 1, x_inside * y_inside)
+    return transform(jnp.stack(jnp.meshgrid(x, y), -1), inverse(jnp.asarray(matrix)))
+
+
+def sample(
+    image: Shaped[AnyArray, 'h w c'],
+    source: Float[Array, 'i j 2'],
+    replicate: bool | Bool[Array, ''] = False,
+    reflect: bool | Bool[Array, ''] = False,
+) -> Float[Array, 'i j c']:
+    """The picture at places (x, y) in pixels, bilinear; outside as `warp` has it."""
+    height, width, channels = image.shape
+    extent = jnp.array([width, height], source.dtype)[None, None]
+    if reflect is not False:
+        source = jnp.where(reflect, extent - jnp.abs(extent - source % (2 * extent)), source)
+    left, right, x_weight, x_inside = _neighbours(source[..., 0], width)
+    above, below, y_weight, y_inside = _neighbours(source[..., 1], height)
+    inside = jnp.where(replicate, 1, x_inside * y_inside)
+    look_up = _look_up(jnp.asarray(image).reshape(-1, channels))
+    corners = [look_up(row * width + column) for row in (above, below) for column in (left, right)]
+    moved = []
+    for upper_left, upper_right, lower_left, lower_right in zip(*corners, strict=True):
+        upper = (1 - x_weight) * upper_left + x_weight * upper_right
+        lower = (1 - x_weight) * lower_left + x_weight * lower_right
+        moved.append(((1 - y_weight) * upper + y_weight * lower) * inside)
+    return jnp.stack(moved, -1)
+
+
+def _look_up(pixels: Shaped[Array, 'n c']) -> Callable:
+    """The function of places that gives each channel's values there. Three bytes are looked up as one word."""
+    channels = range(pixels.shape[1])
+    if pixels.dtype != jnp.uint8 or len(channels) > 4:
+        return lambda at: [pixels[:, c].at[at].get(mode='promise_in_bounds') for c in channels]
+    words = sum(pixels[:, c].astype(jnp.uint32) << 8 * c for c in channels)
+
+    def look_up(at):
+        found = words.at[at].get(mode='promise_in_bounds')
+        return [(found >> 8 * c & 255).astype(jnp.float32) for c in channels]
+
+    return look_up
 
 
 def _neighbours(position: Float[Array, 'h w'], n: int) -> tuple:
     """Along an axis of n pixels: the pixels on both sides of a position, the second one's weight, and how much of the
     interpolation's triangle lies on pixels at all."""
-    inside = jnp.clip(jnp.minimum(position, n - position) + 0.5, 0, 1)[..., None]
+    inside = jnp.clip(jnp.minimum(position, n - position) + 0.5, 0, 1)
     index = jnp.clip(position - 0.5, 0, n - 1)
     low = jnp.floor(index).astype(int)
-    return low, jnp.minimum(low + 1, n - 1), (index - low)[..., None], inside
+    return low, jnp.minimum(low + 1, n - 1), index - low, inside
 
 
 def crop(

@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 from hpe_jax.geometry import AnyArray, pixel_centres
 
 CODECS = ('subpixel', 'reference')
+ACTIVATIONS = ('sigmoid', 'softmax')
 
 
 def encode(
@@ -78,6 +79,19 @@ def _reference_profile(xp, position, n: int, sigma: float):
         here + xp.where(pixel > 0, gauss(-pixel), none) + xp.where(pixel < n - 1, gauss(2 * (n - 1) - pixel), none)
     )
     return profile / xp.amax(profile, -2, keepdims=True)
+
+
+def activate(logits: Float[Array, 'b h w k'], activation: str, sigma: float) -> Float[Array, 'b h w k']:
+    """A network's logits to maps in [0, 1].
+
+    Args:
+      activation: 'sigmoid', of each pixel alone; or 'softmax' over the pixels of a map, scaled so that the ideal one, a
+        Gaussian, has the peak 1.
+      sigma: that Gaussian's standard deviation, pixels of the map.
+    """
+    if activation == 'sigmoid':
+        return jax.nn.sigmoid(logits)
+    return jnp.minimum(2 * math.pi * sigma**2 * jax.nn.softmax(logits, (1, 2)), 1)
 
 
 def normalised(place: Float[AnyArray, '2'], size: tuple[int, int], codec: str) -> Float[Array, '2']:

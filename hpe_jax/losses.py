@@ -1,4 +1,4 @@
-"""Losses of ONE keypoint's heatmap, and the mean over the keypoints of a batch that count."""
+"""Losses of ONE keypoint's heatmap and of a head's number, and the mean over those of a batch that count."""
 
 from functools import partial
 
@@ -36,7 +36,17 @@ def balanced_mse(predicted: Float[Array, 'h w'], target: Float[Array, 'h w']) ->
     return (foreground + background) / 2
 
 
-LOSSES = {'iou': iou, 'mse': mse, 'balanced_mse': balanced_mse}
+def cross_entropy(logits: Float[Array, 'h w'], target: Float[Array, 'h w']) -> Float[Array, '']:
+    """Cross-entropy between the target, scaled to sum 1, and the softmax over all pixels of the map.
+
+    The keypoint lies in one place: a map that is sure of two has lost log 2. An empty target gives 0.
+    """
+    weights = target / jnp.maximum(target.sum(), 1e-6)
+    return -(weights * jax.nn.log_softmax(logits, axis=(0, 1))).sum()
+
+
+LOSSES = {'iou': iou, 'mse': mse, 'balanced_mse': balanced_mse, 'cross_entropy': cross_entropy}
+OF_LOGITS = ('cross_entropy',)  # the others take maps in [0, 1]
 
 
 def per_keypoint(
@@ -47,7 +57,12 @@ def per_keypoint(
     return jax.vmap(one_hand)(predicted, target)
 
 
-def masked_mean(values: Float[Array, 'b k'], counts: Bool[Array, 'b k']) -> Float[Array, '']:
+def binary(logits: Float[Array, ' b'], truth: Bool[Array, ' b']) -> Float[Array, ' b']:
+    """Cross-entropy of yes-or-no answers, numerically safe."""
+    return jax.nn.softplus(jnp.where(truth, -logits, logits))
+
+
+def masked_mean(values: Float[Array, '*n'], counts: Bool[Array, '*n']) -> Float[Array, '']:
     """Mean of the values that count; 0 where none does. A value that does not count gets no gradient."""
     total = jnp.where(counts, values, 0).sum()
     return total / jnp.maximum(counts.sum(), 1)

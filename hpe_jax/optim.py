@@ -1,15 +1,18 @@
-"""The optimiser chain from config, the plateau schedule, and the early stopping that goes with it."""
+"""The optimiser chain from config, its schedules, the average of the weights, and early stopping."""
 
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import nnx
 from ml_collections import ConfigDict
 
 
 def muon(learning_rate: float, **options) -> optax.GradientTransformation:
-    """Muon for convolution kernels, each as a matrix (9 x channels in, channels out), and Adam for all else.
+    """Muon for convolution kernels, each as a matrix (9 x channels in, channels out), and Adam for all else: the other
+    parameters, and the kernel called `maps` that makes the answer. `adam_learning_rate` is Adam's, if not the same.
 
     Both with Nesterov momentum. Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024. Its
     updates are scaled to the root mean square of Adam's, so that both share a rate: Liu et al., "Muon is scalable for
@@ -18,7 +21,9 @@ def muon(learning_rate: float, **options) -> optax.GradientTransformation:
 
     def kernels(params):
         matrix = optax.contrib.MuonDimensionNumbers(reduction_axis=(0, 1, 2), output_axis=3)
-        return jax.tree.map(lambda leaf: matrix if leaf.ndim == 4 else None, params)
+        return jax.tree.map_with_path(
+            lambda path, leaf: matrix if leaf.ndim == 4 and 'maps' not in jax.tree_util.keystr(path) else None, params
+        )
 
     options = {'consistent_rms': 0.2, 'muon_weight_dimension_numbers': kernels, **options}
     return optax.contrib.muon(learning_rate, **options)
@@ -27,14 +32,33 @@ def muon(learning_rate: float, **options) -> optax.GradientTransformation:
 OPTIMIZERS = {'sgd': optax.sgd, 'adam': optax.adam, 'adamw': optax.adamw, 'muon': muon}
 
 
-def make(config: ConfigDict, steps_per_epoch: int) -> optax.GradientTransformationExtraArgs:
-    """The named optimiser, its rate scaled by the plateau (`config` is config.optimizer).
+def make(config: ConfigDict, steps_per_epoch: int, epochs: int = 1) -> optax.GradientTransformationExtraArgs:
+    """The named optimiser, its rate scaled by a schedule (`config` is config.optimizer).
 
     Feed every step's loss: `update(grads, state, params, value=loss)`.
     """
-    return optax.chain(
-        OPTIMIZERS[config.name](config.learning_rate, **config.options),
-        reduce_on_plateau(steps_per_epoch, **config.plateau),
+    if config.schedule == 'cosine':
+        schedule = optax.scale_by_schedule(warmup_cosine(steps_per_epoch * epochs, **config.cosine))
+    else:
+        schedule = reduce_on_plateau(steps_per_epoch, **config.plateau)
+    clip = [optax.clip_by_global_norm(config.clip)] if config.clip else []
+    return optax.chain(*clip, OPTIMIZERS[config.name](config.learning_rate, **config.options), schedule)
+
+
+def warmup_cosine(steps: int, warmup: float, final: float) -> optax.Schedule:
+    """The factor on the learning rate: linearly up to 1 during the first part `warmup` of all steps, then half a cosine
+    down to `final` at the last one. Loshchilov, Hutter, "SGDR", 2017."""
+    return optax.warmup_cosine_decay_schedule(0.0, 1.0, round(warmup * steps), steps, final)
+
+
+def average(averaged: nnx.State, state: nnx.State, step: jax.Array, decay: float) -> nnx.State:
+    """One step of the exponential moving average of a model's state, which is shorter while it is young.
+
+    The decay of step t (from 0) is min(decay, (1 + t) / (10 + t)), as in TensorFlow's ExponentialMovingAverage.
+    """
+    decay = jnp.minimum(decay, (1 + step) / (10 + step))
+    return jax.tree.map(
+        lambda a, x: a + (1 - decay) * (x - a) if jnp.issubdtype(x.dtype, jnp.floating) else x, averaged, state
     )
 
 
@@ -55,9 +79,14 @@ def reduce_on_plateau(steps_per_epoch: int, **options) -> optax.GradientTransfor
     return optax.GradientTransformationExtraArgs(plateau.init, update)
 
 
-def learning_rate(config: ConfigDict, opt_state: optax.OptState) -> float:
-    """The rate of the next step; the plateau is the chain's last link."""
-    return config.learning_rate * float(opt_state[-1].scale)
+def learning_rate(config: ConfigDict, opt_state: optax.OptState, steps: int = 0) -> float:
+    """The rate of the next step; the schedule is the chain's last link.
+
+    steps: of the whole training, for the schedule 'cosine'.
+    """
+    last = opt_state[-1]
+    factor = warmup_cosine(steps, **config.cosine)(int(last.count)) if config.schedule == 'cosine' else last.scale
+    return config.learning_rate * float(factor)
 
 
 def should_stop(losses: Sequence[float], window: int, patience: int, digits: int = 5) -> bool:

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
@@ -40,8 +41,25 @@ class TrainState(nnx.Module):
 
     def __init__(self, config: ConfigDict):
         self.model = models.make(config)
-        tx = optim.make(config.optimizer, config.train.steps_per_epoch)
+        tx = optim.make(config.optimizer, config.train.steps_per_epoch, config.train.epochs)
         self.optimizer = nnx.Optimizer(self.model, tx, wrt=nnx.Param)
+        if config.train.average:
+            self.averaged = nnx.clone(self.model)
+            self.restart_average()
+
+    def restart_average(self) -> None:
+        """The average of the weights, if there is one, is the weights, in arrays of its own."""
+        nnx.update(self.best_model, jax.tree.map(jnp.copy, nnx.state(self.model)))
+
+    @property
+    def best_model(self) -> nnx.Module:
+        """What is evaluated and kept: the average of the weights where there is one."""
+        return getattr(self, 'averaged', self.model)
+
+    @property
+    def rest(self) -> nnx.Module:
+        """What a checkpoint keeps besides, to go on from."""
+        return nnx.Dict(optimizer=self.optimizer, model=self.model) if hasattr(self, 'averaged') else self.optimizer
 
 
 def make_train_step(
@@ -49,11 +67,16 @@ def make_train_step(
 ) -> Callable:
     """The jitted (state, batch) -> (state, loss), with donated state; `expand` makes a batch of what was shipped."""
 
+    heads = [name for name in ('presence', 'handedness') if config.loss[name]]
+
     def loss_fn(model: nnx.Module, batch: preprocess.Batch) -> jax.Array:
-        heatmaps = model(preprocess.inputs(batch, mean, std))
-        targets = preprocess.targets(batch, config.heatmap)
-        loss = losses.per_keypoint(config.loss.name, heatmaps, targets, **config.loss.options)
-        return losses.masked_mean(loss, preprocess.counted(batch))
+        logits = model.logits(preprocess.inputs(batch, mean, std))
+        per_keypoint = evaluate.keypoint_losses(config, logits['heatmaps'], batch)
+        loss = losses.masked_mean(per_keypoint, preprocess.counted(batch))
+        for name in heads:
+            truth, counts = preprocess.head_truths(batch)[name]
+            loss += config.loss[name] * losses.masked_mean(losses.binary(logits[name], truth), counts)
+        return loss
 
     @partial(jax.jit, donate_argnums=0, out_shardings=sharding.replicated())
     def train_step(state: nnx.State, batch: preprocess.Batch) -> tuple[nnx.State, jax.Array]:
@@ -61,7 +84,11 @@ def make_train_step(
         key = jax.random.fold_in(jax.random.key(config.seed), train_state.optimizer.step[...])
         batch = preprocess.augment(expand(batch), config.augment, key)
         loss, grads = nnx.value_and_grad(loss_fn)(train_state.model, batch)
+        number = train_state.optimizer.step[...]
         train_state.optimizer.update(train_state.model, grads, value=loss)
+        if config.train.average:
+            states = map(nnx.state, (train_state.averaged, train_state.model))
+            nnx.update(train_state.averaged, optim.average(*states, number, config.train.average))
         return nnx.state(train_state), loss
 
     return train_step
@@ -88,7 +115,7 @@ class Trainer:
         self.checkpoints = checkpoint.Checkpoints(workdir)
         self.history = self._restore(self.checkpoints.latest())
         decoder = config.eval.decoder
-        self.eval_step = evaluate.make_eval_step(config, self.train_state.model, self.mean, self.std, [decoder])
+        self.eval_step = evaluate.make_eval_step(config, self.train_state.best_model, self.mean, self.std, [decoder])
 
     def _initialise(self) -> dict | None:
         """Fills the model of a fresh run from config.init_from; returns what the channel statistics come from, if any.
@@ -101,6 +128,7 @@ class Trainer:
         if own.latest() is not None:
             return own.meta(own.latest())
         epoch, meta = evaluate.restore_best(self.config.init_from, self.train_state.model)
+        self.train_state.restart_average()
         say(f'Starting from epoch {epoch} of {self.config.init_from} and its channel statistics.')
         return meta
 
@@ -153,7 +181,7 @@ class Trainer:
         """Fills the state from that epoch's checkpoint; returns the records of the epochs up to it."""
         if epoch is None:
             return []
-        meta = self.checkpoints.restore(epoch, self.train_state.model, self.train_state.optimizer)
+        meta = self.checkpoints.restore(epoch, self.train_state.best_model, self.train_state.rest)
         if not np.array_equal(np.float32([meta['mean'], meta['std']]), [self.mean, self.std]):
             raise UserError(f'{self.workdir} holds a run on other photos: the channel statistics differ')
         say(f'Going on after epoch {epoch}.')
@@ -206,7 +234,8 @@ class Trainer:
         validation = evaluate.summarise(done.validation)
         scores = validation['decoders'].get(self.config.eval.decoder, {})
         seconds = time.perf_counter() - began
-        rate = optim.learning_rate(self.config.optimizer, self.train_state.optimizer.opt_state)
+        steps = train.epochs * train.steps_per_epoch
+        rate = optim.learning_rate(self.config.optimizer, self.train_state.optimizer.opt_state, steps)
         record = {
             'epoch': epoch,
             'train_loss': float(step_losses.mean()),
@@ -221,7 +250,7 @@ class Trainer:
             meta = {'history': self.history, 'mean': self.mean.tolist(), 'std': self.std.tolist()}
             meta['hand_side'] = self.hand_side
             loss = record['validation_loss'] if scores else record['train_loss']
-            self.checkpoints.save(epoch, self.train_state.model, self.train_state.optimizer, meta, loss)
+            self.checkpoints.save(epoch, self.train_state.best_model, self.train_state.rest, meta, loss)
         return record
 
     def _check_finite(self, step_losses: np.ndarray, epoch: int) -> None:
@@ -247,11 +276,12 @@ class Trainer:
         """Scores the best checkpoint on the test split (or what there is), writes report.json and the pictures."""
         config, began = self.config, time.perf_counter()
         best = self.checkpoints.best()
-        self.checkpoints.restore(best, self.train_state.model)
+        model = self.train_state.best_model
+        self.checkpoints.restore(best, model)
         split = next(name for name in ('test', 'validation', 'train') if len(self.photos[name]))
-        eval_step = evaluate.make_eval_step(config, self.train_state.model, self.mean, self.std, config.eval.decoders)
+        eval_step = evaluate.make_eval_step(config, model, self.mean, self.std, config.eval.decoders)
         batches = self.photos[split].once(config.eval.batch_size)
-        result = evaluate.evaluate(eval_step, nnx.state(self.train_state.model), batches)
+        result = evaluate.evaluate(eval_step, nnx.state(model), batches)
         skeletons, heatmaps = self._draw(split)
         curves = {name: scores['pck_curve'] for name, scores in result['decoders'].items()}
         pictures = {
@@ -283,14 +313,15 @@ class Trainer:
         number = min(PICTURE_PHOTOS, len(photos))
         indices = np.linspace(0, len(photos) - 1, number).astype(int)
         batch = next(photos.once(number + -number % sharding.mesh().size, indices))
-        predict = evaluate.make_predict(self.train_state.model, self.mean, self.std)
+        model = self.train_state.best_model
+        predict = evaluate.make_predict(self.config, model, self.mean, self.std)
 
         @partial(jax.jit, out_shardings=sharding.replicated())
         def look(state, batch):
-            heatmaps = predict(state, batch)
+            heatmaps = predict(state, batch)['heatmaps']
             return batch, heatmaps, evaluate.decode(self.config, heatmaps, self.config.eval.decoder)
 
-        found = look(sharding.replicate(nnx.state(self.train_state.model)), batch)
+        found = look(sharding.replicate(nnx.state(model)), batch)
         batch, heatmaps, predicted = jax.tree.map(lambda array: np.asarray(array)[:number], found)
         images = preprocess.to_uint8(batch['image'], self.mean, self.std)
         return (

@@ -6,11 +6,12 @@ from ml_collections import ConfigDict
 
 from hpe_jax import hand
 from hpe_jax.models.convolution import CONVS
+from hpe_jax.models.handnet import HandNet
 from hpe_jax.models.unet import UNet
 
 __all__ = ['CONVS', 'MODELS', 'make']
 
-MODELS = {'unet': UNet}
+MODELS = {'unet': UNet, 'handnet': HandNet}
 
 
 def make(config: ConfigDict) -> nnx.Module:

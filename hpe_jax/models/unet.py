@@ -100,8 +100,14 @@ class UNet(nnx.Module):
         )
         self.out = Conv(widths[0], num_keypoints, conv, dtype, rngs)
 
+    STRIDE = 1  # of the maps
+
     def __call__(self, images: Float[Array, 'b h w 3']) -> Float[Array, 'b h w k']:
         """Normalised photos to heatmaps in [0, 1], float32."""
+        return nnx.sigmoid(self.logits(images)['heatmaps'])
+
+    def logits(self, images: Float[Array, 'b h w 3']) -> dict[str, Float[Array, 'b h w k']]:
+        """Normalised photos to the `heatmaps` before their sigmoid, float32."""
         x, skips = images, []
         for block in self.down:
             x = block(x)
@@ -110,4 +116,9 @@ class UNet(nnx.Module):
         x = self.bottleneck(x)
         for block, skip in zip(self.up, reversed(skips), strict=True):
             x = block(jnp.concatenate([upsample(x), skip], -1))
-        return nnx.sigmoid(self.out(x).astype(jnp.float32))
+        return {'heatmaps': self.out(x).astype(jnp.float32)}
+
+    @staticmethod
+    def multiple(widths: Sequence[int]) -> int:
+        """What the photo's sides must be divisible by."""
+        return 2 ** (len(widths) - 1)

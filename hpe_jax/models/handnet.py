@@ -1,0 +1,128 @@
+"""HandNet: a small residual network for crops of one hand; a tenth of the UNet's arithmetic at 128 pixels.
+
+    stem    conv stride 2, conv stride 2                                 1/2, 1/4
+    deeper  conv stride 2, residual blocks                               1/8, 1/16, 1/32
+    back    1x1 conv, upsample, add the level above, residual block      1/16, 1/8, 1/4
+    out     1x1 conv to one map a keypoint, at a quarter of the input; two numbers from the deepest features
+
+Residual blocks after He et al., "Deep residual learning for image recognition", 2016; the additive way back after Lin et
+al., "Feature pyramid networks for object detection", 2017.
+"""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from hpe_jax.models.convolution import CONVS, choose
+from hpe_jax.models.unet import norm, upsample
+
+
+def convolution(
+    channels_in: int,
+    channels_out: int,
+    size: int = 3,
+    stride: int = 1,
+    *,
+    kind: str,
+    dtype: DTypeLike,
+    rngs: nnx.Rngs,
+    use_bias: bool = False,
+) -> nnx.Conv:
+    return nnx.Conv(
+        channels_in,
+        channels_out,
+        (size, size),
+        strides=(stride, stride),
+        padding=[(size // 2, size // 2)] * 2,
+        use_bias=use_bias,
+        kernel_init=nnx.initializers.he_normal(),
+        conv_general_dilated=CONVS[kind],
+        dtype=dtype,
+        rngs=rngs,
+    )
+
+
+class ConvBlock(nnx.Module):
+    """Convolution without bias, BatchNorm, ReLU."""
+
+    def __init__(self, channels_in: int, channels_out: int, size: int = 3, stride: int = 1, **layers):
+        self.conv = convolution(channels_in, channels_out, size, stride, **layers)
+        self.norm = norm(channels_out, layers['dtype'], layers['rngs'])
+
+    def __call__(self, x: Float[Array, 'b h w _']) -> Float[Array, 'b i j _']:
+        return nnx.relu(self.norm(self.conv(x)))
+
+
+class ResidualBlock(nnx.Module):
+    """relu(x + BatchNorm conv ReLU BatchNorm conv x)."""
+
+    def __init__(self, channels: int, **layers):
+        self.block = ConvBlock(channels, channels, **layers)
+        self.conv = convolution(channels, channels, **layers)
+        self.norm = norm(channels, layers['dtype'], layers['rngs'])
+
+    def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w c']:
+        return nnx.relu(x + self.norm(self.conv(self.block(x))))
+
+
+class HandNet(nnx.Module):
+    """Crops to keypoint maps at a quarter of their size, and whether there is a hand, and which.
+
+    Args:
+      num_keypoints: number of maps that come out.
+      widths: channels at 1/2, 1/4, 1/8, ... of the input. The crop's sides must be divisible by 2 ** len(widths).
+      blocks: residual blocks at each level from 1/8 on.
+      conv: what computes the convolutions, see convolution.choose.
+      dtype: what the layers compute in; parameters, statistics and what comes out stay float32.
+    """
+
+    STRIDE = 4  # of the maps
+    HEADS = ('presence', 'handedness')
+
+    def __init__(
+        self,
+        num_keypoints: int = 21,
+        widths: Sequence[int] = (16, 24, 56, 112, 112),
+        blocks: Sequence[int] = (1, 2, 1),
+        conv: str = 'auto',
+        dtype: DTypeLike = jnp.float32,
+        *,
+        rngs: nnx.Rngs,
+    ):
+        layers = {'kind': choose(conv), 'dtype': dtype, 'rngs': rngs}
+        self.stem = nnx.List([ConvBlock(i, o, stride=2, **layers) for i, o in ((3, widths[0]), widths[:2])])
+        self.down, self.back = nnx.List([]), nnx.List([])
+        for above, width, number in zip(widths[1:-1], widths[2:], blocks, strict=True):
+            residual = [ResidualBlock(width, **layers) for _ in range(number)]
+            self.down.append(nnx.List([ConvBlock(above, width, stride=2, **layers), *residual]))
+            self.back.append(nnx.List([ConvBlock(width, above, 1, **layers), ResidualBlock(above, **layers)]))
+        self.maps = convolution(widths[1], num_keypoints, 1, use_bias=True, **layers)
+        self.heads = nnx.Linear(widths[-1], len(self.HEADS), dtype=dtype, rngs=rngs)
+
+    def logits(self, images: Float[Array, 'b h w 3']) -> dict[str, Float[Array, '...']]:
+        """Normalised crops to logits, float32: `heatmaps` (b, h / 4, w / 4, k) and one number a crop of each head.
+
+        presence: of a hand in the crop's middle. handedness: of its being a right one.
+        """
+        x = images
+        for block in self.stem:
+            x = block(x)
+        levels = [x]
+        for level in self.down:
+            for block in level:
+                x = block(x)
+            levels.append(x)
+        heads = self.heads(levels.pop().mean((1, 2))).astype(jnp.float32)
+        for (narrow, residual), above in zip(reversed(self.back), reversed(levels), strict=True):
+            x = residual(above + upsample(narrow(x)))
+        heatmaps = self.maps(x).astype(jnp.float32)
+        return {'heatmaps': heatmaps} | {name: heads[:, i] for i, name in enumerate(self.HEADS)}
+
+    @staticmethod
+    def multiple(widths: Sequence[int]) -> int:
+        """What the crop's sides must be divisible by."""
+        return 2 ** len(widths)
+
