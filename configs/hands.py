@@ -1,6 +1,6 @@
 """Hands in real photos: the network that is shipped, trained on nothing but this project's own renders.
 
-    python -m hpe_jax.main --config=configs/hands.py --workdir=runs/hands
+python -m hpe_jax.main --config=configs/hands.py --workdir=runs/hands
 """
 
 from ml_collections import ConfigDict

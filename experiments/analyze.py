@@ -1,9 +1,9 @@
 """Where runs err: one HTML page to look at, and the numbers of each run as JSON.
 
-    python -m experiments.analyze RUN [RUN ...] [--split=test] [--output=runs/analysis]
+    python -m experiments.analyze [RUN ...] [--split=test] [--output=runs/analysis]
     python -m experiments.analyze runs/published --dataset=freihand/full --manual_dir=FOLDER --split=all
 
-RUN is a run directory. Each is analysed by the config that lies in it and on the data that this config names, unless
+RUN is a run directory; without one, the shipped model's. Each is analysed by the config that lies in it and on the data that this config names, unless
 --dataset, --manual_dir or --data_dir name other data for all. Writes OUTPUT/report.html and OUTPUT/RUN.json, whose
 top level has the fields of a run's own report.json. Needs no TensorFlow.
 """
@@ -24,6 +24,7 @@ from experiments import analyze_numbers, analyze_page
 from hpe_jax import evaluate, files, heatmap, logbook, visualize
 from hpe_jax.data import prepared
 from hpe_jax.errors import UserError
+from hpe_jax.estimator import WEIGHTS
 
 WORST, BEST = 24, 8  # photos shown
 
@@ -166,12 +167,10 @@ def names_of(workdirs: list[str]) -> dict[str, str]:
 
 def main(argv: list[str]) -> None:
     values = flags.FLAGS
-    if len(argv) < 2:
-        raise UserError('name one run directory or several')
     given = {
         f'data.{name}': values[name].value for name in ('dataset', 'manual_dir', 'data_dir') if values[name].present
     }
-    runs = {name: evaluate.load_run(workdir, given) for name, workdir in names_of(argv[1:]).items()}
+    runs = {name: evaluate.load_run(workdir, given) for name, workdir in names_of(argv[1:] or [str(WEIGHTS)]).items()}
     results = write_report(runs, values.output, values.split)
     print('| run | data | photos | decoder | error_pct | PCK@0.05 | AUC 0-30 px |')
     print('| --- | --- | ---: | --- | ---: | ---: | ---: |')

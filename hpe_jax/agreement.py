@@ -31,11 +31,12 @@ def compare(run: evaluate.Run, decoder: str, answer: Answer) -> dict:
     infer = jax.jit(evaluate.make_infer(run.config, run.model, run.mean, run.std, decoder))
     state, size = nnx.state(run.model), run.config.data.image_size
     images = photos(sum(BATCHES), size)
-    keypoints, scores = map(np.asarray, infer(state, images))
-    moves = [np.asarray(infer(nudged, images)[0]) - keypoints for nudged in nudges(state)]
+    ours = jax.tree.map(np.asarray, infer(state, images))
+    keypoints, numbers = ours['keypoints'], [name for name in ours if name != 'keypoints']
+    moves = [np.asarray(infer(nudged, images)['keypoints']) - keypoints for nudged in nudges(state)]
     rounding = size * np.sqrt(np.square(moves).mean(0)).max(-1)
     answers = [answer(batch) for batch in np.split(images, np.cumsum(BATCHES)[:-1])]
-    theirs = {name: np.concatenate([np.asarray(x[name]) for x in answers]) for name in ('keypoints', 'scores')}
+    theirs = {name: np.concatenate([np.asarray(x[name]) for x in answers]) for name in ours}
     distance = size * np.abs(theirs['keypoints'] - keypoints).max(-1)
     firm = rounding < BOUND / 3
     result = {
@@ -43,7 +44,7 @@ def compare(run: evaluate.Run, decoder: str, answer: Answer) -> dict:
         'batches': BATCHES,
         'keypoints': int(firm.sum()),
         'keypoints_px': float(distance[firm].max(initial=0)),
-        'scores': float(np.abs(theirs['scores'] - scores).max()),
+        'scores': max(float(np.abs(theirs[name] - ours[name]).max()) for name in numbers),
         'keypoints_that_hang_on_rounding': int((~firm).sum()),
         'their_px': float(distance[~firm].max(initial=0)),
         'their_rounding_px': float(rounding[~firm].max(initial=0)),

@@ -90,7 +90,9 @@ def check(config: ConfigDict) -> None:
             "set data.targets='device'"
         )
     if config.data.targets == 'host' and config.data.source == 'tfdata' and config.heatmap.stride > 1:
-        raise UserError("config.heatmap.stride: the host's heatmaps are as large as the photos; set data.targets='device'")
+        raise UserError(
+            "config.heatmap.stride: the host's heatmaps are as large as the photos; set data.targets='device'"
+        )
     heads = [name for name in ('presence', 'handedness') if config.loss[name]]
     if heads and not hasattr(models.MODELS[config.model.name], 'HEADS'):
         raise UserError(f'config.loss.{heads[0]}={config.loss[heads[0]]}: {config.model.name} has no such head; set 0')

@@ -31,7 +31,8 @@ from aiohttp import web
 
 from hpe_jax import geometry, hand, memory, pictures
 from hpe_jax.errors import UserError
-from hpe_jax.estimator import HANDS, HandPose, HandPoseEstimator
+from hpe_jax.estimator import HANDS, WEIGHTS, HandPose, HandPoseEstimator, apart, is_same
+from hpe_jax.track import SEARCH_EVERY
 
 PAGE = Path(__file__).with_suffix('.html')
 HEADERS = {
@@ -41,6 +42,7 @@ HEADERS = {
     'Cache-Control': 'no-store',
 }
 MAX_BYTES = 50_000_000
+MAX_HANDS = 2
 WARM_UP = (480, 640), (480, 480)  # of a webcam, and square: between them they compile all that most photos need
 
 
@@ -55,6 +57,7 @@ class Demo:
         self.refine, self.min_score = estimator.refine, estimator.min_score
         self.worker = ThreadPoolExecutor(1)  # the event loop stays free, and JAX gets one picture after the other
         self.estimator = functools.cache(self._estimator)
+        self._frames = 0
 
     def _estimator(self, decoder: str) -> HandPoseEstimator:
         """Made, and compiled, once a decoder."""
@@ -65,7 +68,8 @@ class Demo:
         estimator = self.estimator(self.decoder)
         estimator.min_score = np.inf
         for shape in WARM_UP:
-            estimator(np.zeros(shape, np.uint8))
+            found = estimator(np.zeros(shape, np.uint8))
+            estimator.follow(np.zeros(shape, np.uint8), [found] * MAX_HANDS)
         estimator.min_score = self.min_score
 
     def model(self) -> dict:
@@ -91,12 +95,13 @@ class Demo:
         Args:
           data: the file.
           query: `hand` and `decoder`, for this picture; `name`, of the file, for errors; `box`, x0,y0,x1,y1 in pixels
-            around the hand; or `last`, the answer to the frame before as JSON: its hand is followed, or searched for
-            where it is lost.
+            around the hand; or `last`, the answer to the frame before as JSON: its hands are followed, or searched for
+            where they are lost.
 
         Returns:
           keypoints [[x, y] * 21] in pixels of the upright picture, their scores, box [x0, y0, x1, y1], handedness,
-          score, width, height; `followed`, whether `last` led there; `decoder`; `ms`, what the model took.
+          score, presence, width, height; `others`, further hands with the same of them; `followed`, whether `last` led
+          there; `decoder`; `ms`, what the model took.
 
         Raises:
           UserError: it is no picture, or something of the query is unknown or malformed.
@@ -108,21 +113,21 @@ class Demo:
         estimator.hand = side  # of nobody else: the worker is one
         image = pictures.read(data, query.get('name') or 'the file')
         height, width = image.shape[:2]
-        last, box = parse_hand(query['last']) if 'last' in query else None, None
+        last, box = parse_hands(query['last']) if 'last' in query else [], None
         if 'box' in query:
             box = geometry.checked_box(query['box'].split(',')).clip(0, [width, height, width, height])
         start = time.perf_counter()
-        found = None
-        if last and side in ('auto', last.handedness) and is_near(last, image):
-            found = estimator.follow(image, last)
-        followed = found is not None and found.score >= self.min_score
-        found = found if followed else estimator(image, box)
+        last = [one for one in last if side in ('auto', one.handedness) and is_near(one, image)]
+        hands = [one for one in estimator.follow(image, last) if one.score >= self.min_score] if last else []
+        hands, followed = apart(hands), bool(hands)
+        self._frames += 1
+        searched = 'presence' in estimator.heads and box is None
+        if searched and (not hands or (len(hands) < MAX_HANDS and self._frames % SEARCH_EVERY == 0)):
+            hands += [one for one in estimator.detect([image], MAX_HANDS)[0] if not any(is_same(one, x) for x in hands)]
+        found, *others = hands[:MAX_HANDS] or [estimator(image, box)]
         return {
-            'keypoints': found.keypoints.tolist(),
-            'scores': found.scores.tolist(),
-            'box': found.box.tolist(),
-            'handedness': found.handedness,
-            'score': found.score,
+            **told(found),
+            'others': [told(one) for one in others],
             'width': width,
             'height': height,
             'followed': followed,
@@ -131,21 +136,38 @@ class Demo:
         }
 
 
-def parse_hand(text: str) -> HandPose:
-    """A hand from an answer of Demo.predict, as JSON.
+def told(hand: HandPose) -> dict:
+    """A hand as JSON."""
+    return {
+        'keypoints': hand.keypoints.tolist(),
+        'scores': hand.scores.tolist(),
+        'box': hand.box.tolist(),
+        'handedness': hand.handedness,
+        'score': hand.score,
+        'presence': hand.presence,
+    }
+
+
+def parse_hands(text: str) -> list[HandPose]:
+    """The hands of an answer of Demo.predict, as JSON.
 
     Raises:
       UserError: it is none.
     """
     try:
         answer = json.loads(text)
-        keypoints, scores = (np.array(answer[name], np.float64) for name in ('keypoints', 'scores'))
-        whole = keypoints.shape == (21, 2) and scores.shape == (21,) and answer['handedness'] in HANDS[:2]
-        if whole and np.isfinite(keypoints).all() and np.isfinite(scores).all():
-            return HandPose(keypoints, scores, answer['handedness'])
-    except (ValueError, TypeError, KeyError, OverflowError):
-        pass
-    raise UserError('last: must be the JSON of an answer, with keypoints, scores and handedness')
+        return [_parse_hand(one) for one in (answer, *answer.get('others', ())[: MAX_HANDS - 1])]
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
+        raise UserError('last: must be the JSON of an answer, with keypoints, scores and handedness') from None
+
+
+def _parse_hand(answer: dict) -> HandPose:
+    """Raises ValueError or its like where it is none."""
+    keypoints, scores = (np.array(answer[name], np.float64) for name in ('keypoints', 'scores'))
+    whole = keypoints.shape == (21, 2) and scores.shape == (21,) and answer['handedness'] in HANDS[:2]
+    if not (whole and np.isfinite(keypoints).all() and np.isfinite(scores).all()):
+        raise ValueError
+    return HandPose(keypoints, scores, answer['handedness'])
 
 
 def is_near(last: HandPose, image: np.ndarray) -> bool:
@@ -202,19 +224,6 @@ def error(status: int, sentence: str) -> web.Response:
     return web.json_response({'error': sentence}, status=status)
 
 
-def newest_run(folder: str | Path = 'runs') -> Path:
-    """The run directory below a folder that got a checkpoint last.
-
-    Raises:
-      UserError: there is none.
-    """
-    saved = [path for path in Path(folder).rglob('checkpoints/*') if path.name.isdecimal()]
-    saved = [path for path in saved if (path.parents[1] / 'config.json').is_file()]
-    if not saved:
-        raise UserError(f'no run below {folder}/: train one with `make train`, or name one by --workdir=RUN')
-    return max(saved, key=lambda path: path.stat().st_mtime).parents[1]
-
-
 def listen(host: str, port: int) -> socket.socket:
     """A socket that listens there.
 
@@ -236,12 +245,12 @@ def address(host: str, port: int) -> str:
 
 
 def define_flags() -> tuple[flags.FlagHolder, ...]:
-    workdir = flags.DEFINE_string('workdir', None, 'The run directory; default: the newest one below runs/.')
+    workdir = flags.DEFINE_string('workdir', str(WEIGHTS), 'The run directory; default: the shipped model.')
     host = flags.DEFINE_string(
         'host', '127.0.0.1', 'Where to listen: 127.0.0.1 is seen by this machine only, 0.0.0.0 by all that reach it.'
     )
     port = flags.DEFINE_integer('port', 8000, '0: a free one.', lower_bound=0, upper_bound=65535)
-    side = flags.DEFINE_enum('hand', 'right', HANDS, 'Which hand to look for, until the page chooses another.')
+    side = flags.DEFINE_enum('hand', 'auto', HANDS, 'Which hand to look for, until the page chooses another.')
     decoder = flags.DEFINE_string('decoder', '', "One of the run's config.eval.decoders; default: its own.")
     refine = flags.DEFINE_integer('refine', 1, 'How often to crop again around what was found.', lower_bound=0)
     compiled = flags.DEFINE_string(
@@ -257,7 +266,6 @@ def main(argv: list[str]) -> None:
         raise UserError(f'unexpected argument: {argv[1]}')
     workdir, host, port, side, decoder, refine, compiled = (flag.value for flag in FLAGS)
     with listen(host, port) as listening:
-        workdir = Path(workdir) if workdir else newest_run()
         memory.keep_freed()
         memory.keep_compiled(compiled)
         estimator = HandPoseEstimator.load(workdir, decoder=decoder, hand=side, refine=refine)

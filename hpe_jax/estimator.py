@@ -1,14 +1,16 @@
-"""The Python door: a run directory once, then pictures in and hands out, NumPy on both sides.
+"""The Python API: a model once, then pictures in and hands out, NumPy on both sides.
 
     from hpe_jax import HandPoseEstimator
-    estimator = HandPoseEstimator.load('runs/unet')
-    hand = estimator(image)          # (H, W, 3) uint8 RGB, any size
-    hand.keypoints, hand.scores      # (21, 2) pixels of that picture, (21,) in [0, 1]
+    estimator = HandPoseEstimator()                    # the model that is shipped; load('runs/unet') takes another
+    hand = estimator(image)                            # (H, W, 3) uint8 RGB, any size
+    hand.keypoints, hand.scores, hand.handedness       # (21, 2) pixels of that picture, (21,) in [0, 1], 'right' or 'left'
+    hands = estimator.detect([image], max_hands=2)[0]  # those that are there
 
-The network sees a square crop with one hand in its middle. The first crop is around a given box, or it is the whole
-picture, centred and padded with black. Each refinement crops again around the hand that was found, as tightly as the
-photos that the network was trained on. Where that finds no hand, windows of the picture are searched for one. A left
-hand is mirrored on the way in and back on the way out.
+The network sees a square crop with one hand in its middle. The first crop is around a given box; or the picture is
+searched, in one batch of windows of several sizes, and the best of them are looked into. Each refinement crops again
+around the hand that was found, as tightly as the photos that the network was trained on. A left hand is mirrored on the
+way in and back on the way out. A network with a head for handedness says itself which hand it sees, and one with a head
+for presence whether there is a hand at all.
 """
 
 from collections.abc import Sequence
@@ -20,20 +22,24 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from flax import nnx
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Shaped, UInt8
 
 from hpe_jax import evaluate, geometry, pictures
 from hpe_jax.errors import UserError
 
+WEIGHTS = Path(__file__).with_name('weights') / 'hands'  # the shipped model, a run directory
 HANDS = ('right', 'left', 'auto')
 # Part of the crop that a hand's box takes, for runs that do not tell (checkpoints of older commits, the published
 # weights): the median over FreiHAND's evaluation photos as the published weights see them; 0.38 in its labels.
 HAND_SIDE = 0.375
 SMALLEST_SIDE = 8.0  # pixels of the picture: a hand that fell together to a point is still cropped around
 LARGEST = 4  # side of a crop, in the picture's longer side
-WINDOWS = 0.6, 0.36  # sides of the windows that are searched, as parts of the picture's longer side
-STEP = 2.0**-14  # pixels: keypoints are whole multiples of it, so that mirroring them there and back is exact
-CANDIDATES = 3  # windows that are looked into more closely
+WINDOWS = 1.0, 0.62, 0.38, 0.24  # sides of the windows that are searched, as parts of the picture's longer side
+SPACING = 0.4  # of neighbouring windows, as a part of their side, at most
+SURE = 0.9  # presence in the whole picture as one crop, which need not be searched then
+DOUBT = 0.2  # of its side, at which a hand that is followed becomes one of the other
+CANDIDATES = 6  # windows that are looked into more closely
+BATCH = 32  # crops that the network sees at once
 
 Box = Sequence | Shaped[np.ndarray, '4']
 
@@ -44,11 +50,12 @@ class HandPose(NamedTuple):
     keypoints: Float[np.ndarray, '21 2']  # (x, y), pixels of the picture, in the order of hand.JOINTS
     scores: Float[np.ndarray, '21']  # height of each keypoint's peak, in [0, 1]
     handedness: str  # 'right' or 'left'
+    presence: float | None = None  # probability that there is a hand; None of a network that does not say
 
     @property
     def score(self) -> float:
-        """Mean of the keypoints' scores."""
-        return float(self.scores.mean())
+        """How sure it is that this is a hand: `presence`, or the mean of the keypoints' scores."""
+        return float(self.scores.mean()) if self.presence is None else self.presence
 
     @property
     def box(self) -> Float[np.ndarray, '4']:
@@ -58,19 +65,25 @@ class HandPose(NamedTuple):
 
 
 class HandPoseEstimator:
-    """A trained model that takes pictures of any size; `load` makes it."""
+    """A trained model that takes pictures of any size; `load` makes it of a run directory."""
 
     def __init__(
-        self, run: evaluate.Run, decoder: str = '', hand: str = 'right', refine: int = 1, min_score: float = 0.5
+        self,
+        run: evaluate.Run | None = None,
+        decoder: str = '',
+        hand: str = 'auto',
+        refine: int = 1,
+        min_score: float = 0.5,
     ):
         """
         Args:
-          run: of evaluate.load_run.
+          run: of evaluate.load_run; None: the shipped model.
           decoder: one of the run's config.eval.decoders; '' is its default.
-          hand: 'right' or 'left'; 'auto' tries both and keeps the one with the higher score.
+          hand: 'right' or 'left'; 'auto': the one that the network says, or of one that does not say, the one of both
+            with the higher score.
           refine: how often to crop again around what was found. 0: the first crop's answer, whatever it is.
-          min_score: a hand with a lower score is lost, and searched for unless its box was given; 0 never searches.
-            Scores depend on the network: that of the quick start gives hands 0.6 to 0.9 and backgrounds up to 0.54.
+          min_score: a hand with a lower score is lost, or was none. Of networks with a head for presence it is a
+            probability; of others it depends on the network.
 
         Raises:
           UserError: one of them is unknown or impossible.
@@ -79,12 +92,14 @@ class HandPoseEstimator:
             raise UserError(f'hand={hand!r}: unknown; choose from {", ".join(HANDS)}')
         if refine < 0:
             raise UserError(f'refine={refine}: must be at least 0')
-        self.run, self.decoder, self.hand = run, run.known_decoder(decoder), hand
+        self.run = run = evaluate.load_run(WEIGHTS) if run is None else run
+        self.decoder, self.hand = run.known_decoder(decoder), hand
         self.refine, self.min_score = refine, min_score
         self.hand_side = run.meta.get('hand_side') or HAND_SIDE
+        self.heads = evaluate.heads(run.config)
 
     @classmethod
-    def load(cls, workdir: str | Path, **options) -> 'HandPoseEstimator':
+    def load(cls, workdir: str | Path = WEIGHTS, **options) -> 'HandPoseEstimator':
         """From the best checkpoint of a run directory; options as the class has them.
 
         Raises:
@@ -106,74 +121,125 @@ class HandPoseEstimator:
         return self.predict([image], [box])[0]
 
     def predict(self, images: Sequence[np.ndarray], boxes: Sequence[Box | None] | None = None) -> list[HandPose]:
-        """The hands in several pictures of any sizes, in one batch; as __call__ otherwise."""
+        """The hand in each of several pictures of any sizes, in one batch; as __call__ otherwise."""
         images = [pictures.as_rgb(image) for image in images]
         boxes = [None] * len(images) if boxes is None else boxes
         boxes = [box if box is None else geometry.checked_box(box) for box in boxes]
         if not images:
             return []
-        tried = [self._find(images, boxes, side, self.refine) for side in HANDS[:2] if self.hand in (side, 'auto')]
-        return [max(hands, key=lambda one: one.score) for hands in zip(*tried, strict=True)]
+        found = self._of_sides(lambda left: self._find(images, boxes, left))
+        return [max(hands, key=lambda one: one.score) for hands in zip(*found, strict=True)]
 
-    def follow(self, image: np.ndarray, last: HandPose) -> HandPose:
-        """The hand in the next frame of a video: one look, at a crop around where it was.
+    def detect(self, images: Sequence[np.ndarray], max_hands: int = 2) -> list[list[HandPose]]:
+        """The hands that reach min_score in each of several pictures, the surest first.
+
+        Raises:
+          UserError: one is no picture.
+        """
+        images = [pictures.as_rgb(image) for image in images]
+        found = self._of_sides(lambda left: [self._search(image, left) for image in images])
+        answers = []
+        for hands in map(list, zip(*found, strict=True)):
+            sure = [one for one in sum(hands, []) if one.score >= self.min_score]
+            answers.append(apart(sure)[:max_hands])
+        return answers
+
+    def follow(self, image: np.ndarray, last: HandPose | Sequence[HandPose]) -> HandPose | list[HandPose]:
+        """The hand, or hands, in the next frame of a video: one pass, of a crop around where each was.
 
         Raises:
           UserError: it is no picture.
         """
-        return self._find([pictures.as_rgb(image)], [last.box], last.handedness, refine=0)[0]
+        hands = [last] if isinstance(last, HandPose) else list(last)
+        images = [pictures.as_rgb(image)] * len(hands)
+        left = [one.handedness == 'left' for one in hands]
+        found = self._pose(images, self._around(hands, images), left, DOUBT)
+        return found[0] if isinstance(last, HandPose) else found
 
-    def _find(self, images: list, boxes: Sequence, side: str, refine: int) -> list[HandPose]:
-        """Takes all hands for right, or all for left, ones."""
-        if side == 'right':
-            return self._find_right(images, boxes, refine)
-        widths = [image.shape[1] for image in images]
-        mirrors = [box if box is None else mirrored_box(box, width) for box, width in zip(boxes, widths, strict=True)]
-        hands = self._find_right([image[:, ::-1] for image in images], mirrors, refine)
-        return [mirrored(one, width) for one, width in zip(hands, widths, strict=True)]
+    def _of_sides(self, find) -> list:
+        """What `find` answers for left hands or right ones, or for both where only their scores can decide.
 
-    def _find_right(self, images: list, boxes: Sequence, refine: int) -> list[HandPose]:
+        find: of whether to take all hands for left ones.
+        """
+        undecided = self.hand == 'auto' and 'handedness' not in self.heads
+        return [find(left) for left in ((False, True) if undecided else (self.hand == 'left',))]
+
+    def _find(self, images: list, boxes: Sequence, left: bool) -> list[HandPose]:
         squares = [
             square_around(np.array([0, 0, *image.shape[1::-1]]), 1.0, image)
             if box is None
             else square_around(box, self.hand_side, image)
             for image, box in zip(images, boxes, strict=True)
         ]
-        hands = self._refined(images, squares, refine)
+        hands = self._refined(images, squares, [left] * len(images))
+        needed = SURE if self.min_score and 'presence' in self.heads else self.min_score
         for i, box in enumerate(boxes):
-            if refine and box is None and hands[i].score < self.min_score:
-                hands[i] = max(hands[i], self._search(images[i]), key=lambda one: one.score)
+            if self.refine and box is None and hands[i].score < needed:
+                hands[i] = max([hands[i], *self._search(images[i], left)], key=lambda one: one.score)
         return hands
 
-    def _refined(self, images: list, squares: list, refine: int) -> list[HandPose]:
+    def _refined(self, images: list, squares: list, left: list[bool], refine: int | None = None) -> list[HandPose]:
         """The hands in these crops, cropped again around them so often."""
-        hands = self._look(images, squares)
-        for _ in range(refine):
-            hands = self._look(images, self._around(hands, images))
+        hands = self._pose(images, squares, left)
+        for _ in range(self.refine if refine is None else refine):
+            hands = self._pose(images, self._around(hands, images), [one.handedness == 'left' for one in hands])
         return hands
 
     def _around(self, hands: Sequence[HandPose], images: Sequence[np.ndarray]) -> list[np.ndarray]:
         return [square_around(one.box, self.hand_side, image) for one, image in zip(hands, images, strict=True)]
 
-    def _search(self, image: np.ndarray) -> HandPose:
-        """Looks into windows all over a picture, more closely into the best ones, and takes the highest score."""
-        squares = windows(*image.shape[:2])
-        seen = sorted(self._look([image] * len(squares), squares), key=lambda one: -one.score)[:CANDIDATES]
-        images = [image] * len(seen)
-        return max(self._refined(images, self._around(seen, images), self.refine - 1), key=lambda one: one.score)
+    def _search(self, image: UInt8[np.ndarray, 'h w 3'], left: bool) -> list[HandPose]:
+        """The hands in the best windows all over a picture, the surest first, each once."""
+        name = 'presence' if 'presence' in self.heads else 'scores'
+        # The peaks of a network that was never asked for presence are high in small windows of anything.
+        parts = WINDOWS if name == 'presence' else WINDOWS[1:3]
+        crops, squares = windows(image, self.run.config.data.image_size, parts)
+        crops = crops[:, :, ::-1] if left else crops
+        sure = self._run(self._glance, crops)[name].reshape(len(crops), -1).mean(1)
+        best = distinct(squares, sure)[:CANDIDATES]
+        images = [image] * len(best)
+        hands = self._refined(images, [squares[i] for i in best], [left] * len(best), max(1, self.refine))
+        return apart(hands)
 
-    def _look(self, images: list, squares: list) -> list[HandPose]:
-        """The network's answer on these crops. The batch is padded to a power of two: few sizes are compiled."""
-        size, number = self.run.config.data.image_size, len(images)
-        crops = np.zeros((1 << (number - 1).bit_length(), size, size, 3), np.uint8)
+    def _pose(self, images: list, squares: list, left: list[bool], needed: float = 0.5) -> list[HandPose]:
+        """The hands in these crops, as those of the given sides; or of the other ones where the network is to decide, and
+        takes the given ones for less probable than needed."""
+        hands, agrees = self._forward(images, squares, left)
+        wrong = np.flatnonzero(agrees < needed) if self.hand == 'auto' and agrees is not None else []
+        if len(wrong):
+            again, _ = self._forward(*([x[i] for i in wrong] for x in (images, squares)), [not left[i] for i in wrong])
+            for i, hand in zip(wrong, again, strict=True):
+                hands[i] = hand
+        return hands
+
+    def _forward(
+        self, images: list, squares: list, left: list[bool]
+    ) -> tuple[list[HandPose], Float[np.ndarray, ' n'] | None]:
+        """The network's answer on these crops, of left hands mirrored; and how probable it takes the sides, if it says."""
+        size = self.run.config.data.image_size
         with ThreadPoolExecutor() as pool:
-            for i, crop in enumerate(pool.map(lambda *one: geometry.crop(*one, size), images, squares)):
-                crops[i] = crop
-        keypoints, scores = (np.asarray(array)[:number] for array in self._infer(self._state, crops))
+            crops = np.array(list(pool.map(lambda *one: geometry.crop(*one, size), images, squares)))
+        mirror = np.array(left)
+        crops[mirror] = crops[mirror, :, ::-1]
+        answer = self._run(self._infer, crops)
+        keypoints = answer['keypoints']
+        keypoints[mirror, :, 0] = 1 - keypoints[mirror, :, 0]
         corners = np.array(squares, np.float64)[:, None]
         keypoints = corners[..., :2] + keypoints * (corners[..., 2:] - corners[..., :2])
-        keypoints = np.round(keypoints / STEP) * STEP
-        return [HandPose(*one, 'right') for one in zip(keypoints, scores, strict=True)]
+        presence = answer['presence'].tolist() if 'presence' in answer else [None] * len(crops)
+        sides = [HANDS[one] for one in left]
+        hands = [HandPose(*one) for one in zip(keypoints, answer['scores'], sides, presence, strict=True)]
+        return hands, answer.get('handedness')
+
+    def _run(self, infer, crops: UInt8[np.ndarray, 'n s s 3']) -> dict[str, np.ndarray]:
+        """Batches are padded to a power of two, BATCH at most: few sizes are compiled."""
+        parts = []
+        for start in range(0, len(crops), BATCH):
+            part = crops[start : start + BATCH]
+            padding = (1 << (len(part) - 1).bit_length()) - len(part)
+            answer = infer(self._state, np.pad(part, [(0, padding)] + [(0, 0)] * 3))
+            parts.append({name: np.array(array)[: len(part)] for name, array in answer.items()})
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     @cached_property
     def _state(self) -> nnx.State:
@@ -183,6 +249,13 @@ class HandPoseEstimator:
     def _infer(self):
         run = self.run
         return jax.jit(evaluate.make_infer(run.config, run.model, run.mean, run.std, self.decoder))
+
+    @cached_property
+    def _glance(self):
+        """What a search needs of each window, so that XLA leaves out the rest."""
+        run, name = self.run, 'presence' if 'presence' in self.heads else 'scores'
+        infer = evaluate.make_infer(run.config, run.model, run.mean, run.std, self.decoder)
+        return jax.jit(lambda state, images: {name: infer(state, images)[name]})
 
 
 def square_around(box: Shaped[np.ndarray, '4'], part: float, image: np.ndarray) -> Float[np.ndarray, '4']:
@@ -196,24 +269,63 @@ def square_around(box: Shaped[np.ndarray, '4'], part: float, image: np.ndarray) 
     return np.concatenate([middle - side / 2, middle + side / 2])
 
 
-def mirrored_box(box: Shaped[np.ndarray, '4'], width: int) -> Shaped[np.ndarray, '4']:
-    """Where the box lies in the mirrored picture."""
-    return np.array([width - box[2], box[1], width - box[0], box[3]])
+def windows(
+    image: UInt8[np.ndarray, 'h w 3'], size: int, parts: Sequence[float] = WINDOWS
+) -> tuple[UInt8[np.ndarray, 'n {size} {size} 3'], Float[np.ndarray, 'n 4']]:
+    """Square windows all over a picture, resized, and where they lie in it; black outside it.
+
+    The picture is resized once for each size, so that a window is a part of an array.
+
+    Args:
+      parts: sides of the windows, as parts of the picture's longer side.
+    """
+    height, width = image.shape[:2]
+    longer, crops, squares = max(height, width), [], []
+    for part in parts:
+        side = round(size / part)  # of the resized square that the picture lies in, in the middle
+        pixel = longer / side
+        corner = np.array([width - longer, height - longer]) / 2
+        resized = geometry.crop(image, (*corner, *(corner + longer)), side)
+        starts = [_starts(n / pixel, side, size) for n in (width, height)]
+        for y in starts[1]:
+            for x in starts[0]:
+                crops.append(resized[y : y + size, x : x + size])
+                low = corner + pixel * np.array([x, y])
+                squares.append(np.concatenate([low, low + pixel * size]))
+    return np.array(crops), np.array(squares)
 
 
-def mirrored(hand: HandPose, width: int) -> HandPose:
-    """The hand in the mirrored picture, which is a hand of the other side."""
-    keypoints = np.stack([width - hand.keypoints[:, 0], hand.keypoints[:, 1]], -1)
-    return HandPose(keypoints, hand.scores, HANDS[1 - HANDS.index(hand.handedness)])
+def _starts(length: float, side: int, size: int) -> np.ndarray:
+    """First pixels of windows that cover an axis of `length` pixels in the middle of `side` ones."""
+    first, room = (side - length) / 2, max(0.0, length - size)
+    number = 1 + int(np.ceil(room / (SPACING * size)))
+    low = first if length > size else (side - size) / 2
+    return np.round(np.linspace(low, low + room, number)).astype(int).clip(0, side - size)
 
 
-def windows(height: int, width: int) -> list[Float[np.ndarray, '4']]:
-    """Squares of WINDOWS' sizes that overlap by half or more, their middles in the picture."""
-    found, longer = [], max(height, width)
-    for side in (part * longer for part in WINDOWS):
-        xs, ys = (
-            np.linspace(min(side, n) / 2, n - min(side, n) / 2, max(1, 1 + int(np.ceil(2 * (n - side) / side))))
-            for n in (width, height)
-        )
-        found += [np.array([x - side / 2, y - side / 2, x + side / 2, y + side / 2]) for y in ys for x in xs]
-    return found
+def distinct(squares: Float[np.ndarray, 'n 4'], scores: Float[np.ndarray, ' n']) -> list[int]:
+    """The squares by falling score, without those whose middle lies in the inner half of one before of similar size."""
+    middles, sides = (squares[:, :2] + squares[:, 2:]) / 2, squares[:, 2] - squares[:, 0]
+    kept = []
+    for i in np.argsort(-scores, kind='stable'):
+        near = np.abs(middles[kept] - middles[i]).max(-1, initial=0) < 0.25 * np.maximum(sides[kept], sides[i])
+        similar = np.abs(np.log(sides[kept] / sides[i])) < np.log(1.7)
+        if not (near & similar).any():
+            kept.append(int(i))
+    return kept
+
+
+def apart(hands: Sequence[HandPose]) -> list[HandPose]:
+    """The hands by falling score, each once: without those that lie on one before."""
+    kept = []
+    for one in sorted(hands, key=lambda one: -one.score):
+        if not any(is_same(one, other) for other in kept):
+            kept.append(one)
+    return kept
+
+
+def is_same(a: HandPose, b: HandPose) -> bool:
+    """Whether two answers are of one hand: their boxes' middles are closer than half the larger one's longer side."""
+    sides = [max(*(one.box[2:] - one.box[:2]), SMALLEST_SIDE) for one in (a, b)]
+    middles = [(one.box[:2] + one.box[2:]) / 2 for one in (a, b)]
+    return bool(np.linalg.norm(middles[0] - middles[1]) < 0.5 * max(sides))

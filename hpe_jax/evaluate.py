@@ -57,6 +57,11 @@ def decode(config: ConfigDict, heatmaps: jax.Array, decoder: str, codec: str = '
     return jax.vmap(partial(heatmap.decode, decoder=decoder, codec=codec, **options))(heatmaps)
 
 
+def heads(config: ConfigDict) -> list[str]:
+    """What the network says besides the keypoints, of what it was trained to say: 'presence', 'handedness', or nothing."""
+    return [name for name in ('presence', 'handedness') if config.loss[name]]
+
+
 def make_infer(config: ConfigDict, model: nnx.Module, mean: np.ndarray, std: np.ndarray, decoder: str) -> Callable:
     """(model state, (B, H, W, 3) uint8) -> {'keypoints': (B, 21, 2), normalised; 'scores': (B, 21), the heatmaps'
     peaks; and where the network has these heads 'presence' and 'handedness': (B,), the probabilities that a hand is in
@@ -65,13 +70,12 @@ def make_infer(config: ConfigDict, model: nnx.Module, mean: np.ndarray, std: np.
     All that lies between crops and keypoints, for use inside jit: what the estimator runs and the export carries.
     """
     predict = make_predict(config, model, mean, std)
-    heads = [name for name in getattr(model, 'HEADS', ()) if config.loss[name]]
 
     def infer(state: nnx.State, images: jax.Array) -> dict[str, jax.Array]:
         found = predict(state, {'image': images})
         heatmaps = found['heatmaps'].astype(jnp.float32)
         answer = {'keypoints': decode(config, heatmaps, decoder), 'scores': heatmaps.max((1, 2))}
-        return answer | {name: jax.nn.sigmoid(found[name]) for name in heads}
+        return answer | {name: jax.nn.sigmoid(found[name]) for name in heads(config)}
 
     return infer
 
@@ -238,12 +242,13 @@ def load_run(workdir: str | Path, overrides: Mapping | None = None) -> Run:
 
     Args:
       workdir: wherever it lies now, made by this commit or an older one.
-      overrides: fields of that config to replace, such as {'data.manual_dir': 'FOLDER'}.
+      overrides: fields of that config to replace, such as {'data.manual_dir': 'FOLDER'}. Convolutions are XLA's own
+        unless they say otherwise: the compilation cache keeps their programs, so that the next start is quick.
 
     Raises:
       UserError: it is no run directory, a field cannot work, or the checkpoint is corrupt or of another model.
     """
-    config = configuration.load(workdir, overrides)
+    config = configuration.load(workdir, {'model.conv': 'xla'} | dict(overrides or {}))
     model = nnx.eval_shape(lambda: models.make(config))  # the initial values are not needed
     epoch, meta = restore_best(workdir, model)
     return Run(Path(workdir), config, epoch, model, np.float32(meta['mean']), np.float32(meta['std']), meta)

@@ -1,6 +1,6 @@
 """A run as one file that needs none of this code: uint8 photos in, keypoints and scores out.
 
-    python -m hpe_jax.export --workdir=RUN --format=stablehlo|onnx|tflite [--output=FOLDER] [--decoder=window]
+    python -m hpe_jax.export [--workdir=RUN] --format=stablehlo|onnx|tflite [--output=FOLDER] [--decoder=window]
 
 Normalisation, network, weights and decoder are inside, in float32, for any number of photos. `metadata.json` beside it
 says what goes in and comes out, what the model was trained on and under which licence, how to run the file, and how
@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 
 from hpe_jax import agreement, checkpoint, configuration, evaluate, files, formats, hand, heatmap, logbook
 from hpe_jax.errors import UserError
+from hpe_jax.estimator import WEIGHTS
 
 INPUT = (
     'RGB crops of one right hand each, about square, resized to this size with antialiasing; a left hand must be '
@@ -101,8 +102,7 @@ def make(run: evaluate.Run, name: str, decoder: str) -> bytes:
         config.eval.decoders[decoder].gather = False
     infer, state = evaluate.make_infer(config, run.model, run.mean, run.std, decoder), nnx.state(run.model)
     try:
-        outputs = ('keypoints', 'scores')
-        return kind.make(lambda images: dict(zip(outputs, infer(state, images), strict=True)), config.data.image_size)
+        return kind.make(lambda images: infer(state, images), config.data.image_size)
     except UserError:
         raise
     except Exception as e:  # TensorFlow's converter raises anything
@@ -110,9 +110,16 @@ def make(run: evaluate.Run, name: str, decoder: str) -> bytes:
         raise UserError(f'{name} cannot express this model: {type(e).__name__}, {reason}') from e
 
 
+HEADS = {
+    'presence': 'probability that a hand is in the middle of the crop',
+    'handedness': 'probability that it is a right hand: below 0.5, mirror the crop and ask again',
+}
+
+
 def describe(run: evaluate.Run, decoder: str) -> dict:
     """What metadata.json says of any format."""
     config, size, joints = run.config, run.config.data.image_size, hand.NUM_KEYPOINTS
+    heads = {name: {'shape': ['batch'], 'dtype': 'float32', 'units': HEADS[name]} for name in evaluate.heads(config)}
     return {
         'input': {'name': 'images', 'shape': ['batch', size, size, 3], 'dtype': 'uint8', 'meaning': INPUT},
         'outputs': {
@@ -127,6 +134,7 @@ def describe(run: evaluate.Run, decoder: str) -> dict:
                 'dtype': 'float32',
                 'units': 'highest value of each heatmap, in [0, 1]; no probability',
             },
+            **heads,
         },
         'joints': hand.JOINTS,
         'parents': hand.PARENTS,
@@ -171,9 +179,13 @@ def ancestors(run: evaluate.Run) -> Iterator[tuple[ConfigDict | None, dict]]:
 
 
 def define_flags() -> None:
-    flags.DEFINE_string('workdir', None, 'The run directory.', required=True)
+    flags.DEFINE_string('workdir', str(WEIGHTS), 'The run directory; default: the shipped model.')
     flags.DEFINE_enum('format', None, list(formats.FORMATS), 'What to write.', required=True)
-    flags.DEFINE_string('output', '', 'The folder for the file and metadata.json; empty: export/FORMAT in the workdir.')
+    flags.DEFINE_string(
+        'output',
+        '',
+        'The folder for the file and metadata.json; empty: export/FORMAT in the workdir, or here for the shipped model.',
+    )
     flags.DEFINE_string('decoder', '', 'From heatmaps to keypoints; empty: config.eval.decoder of the run.')
 
 
@@ -182,8 +194,10 @@ def main(argv: list[str]) -> None:
         raise UserError(f'unexpected argument: {argv[1]}')
     jax.config.update('jax_platforms', 'cpu')  # accelerators round to fewer bits than the comparison needs
     values = flags.FLAGS
-    metadata = export(values.workdir, values.format, values.output, values.decoder)
-    path = Path(values.output or Path(values.workdir) / 'export' / values.format) / metadata['file']
+    shipped = Path(values.workdir) == WEIGHTS
+    output = Path(values.output or Path('.' if shipped else values.workdir) / 'export' / values.format)
+    metadata = export(values.workdir, values.format, output, values.decoder)
+    path = output / metadata['file']
     print(f'{path}: {metadata["bytes"] / 1e6:.1f} MB, decoder {metadata["decoder"]["name"]}.')
     print(f'Loaded back, {agreement.told(metadata["agreement"])}.')
 

@@ -91,7 +91,8 @@ def activate(logits: Float[Array, 'b h w k'], activation: str, sigma: float) -> 
     """
     if activation == 'sigmoid':
         return jax.nn.sigmoid(logits)
-    return jnp.minimum(2 * math.pi * sigma**2 * jax.nn.softmax(logits, (1, 2)), 1)
+    masses = jnp.exp(logits - logits.max((1, 2), keepdims=True))
+    return jnp.minimum(2 * math.pi * sigma**2 * masses / masses.sum((1, 2), keepdims=True), 1)
 
 
 def normalised(place: Float[AnyArray, '2'], size: tuple[int, int], codec: str) -> Float[Array, '2']:

@@ -1,9 +1,10 @@
-"""Keypoints of hands in photos, folders and videos, by a trained run.
+"""Keypoints of hands in photos, folders and videos, by the shipped model or a trained run.
 
-    python -m hpe_jax.predict --workdir=RUN --input PHOTO FOLDER 'GLOB*' VIDEO ... --output=DIR [--draw]
+    python -m hpe_jax.predict --input PHOTO FOLDER 'GLOB*' VIDEO ... --output=DIR [--draw] [--workdir=RUN]
 
 Writes DIR/predictions.json (one entry a hand, see predictions.py; --format csv or coco: another file) and, with --draw,
-pictures and videos with the skeletons in DIR/overlays. Without --boxes each picture is taken to show one hand.
+pictures and videos with the skeletons in DIR/overlays. Without --workdir the shipped model is used. Without --boxes each
+picture is searched for up to --max_hands hands; by a network without a head for presence, for one.
 
 A folder gives the photos and videos in it and below it, by their suffixes; a file that is named is tried whatever its
 suffix. One that cannot be read is listed under `errors` and at the end, and the others are predicted. Interrupted, the
@@ -28,8 +29,8 @@ from tqdm import tqdm
 
 from hpe_jax import checkpoint, files, hand, inputs, logbook, memory, pictures, predictions, video, visualize
 from hpe_jax.errors import UserError
-from hpe_jax.estimator import HANDS, HandPose, HandPoseEstimator
-from hpe_jax.track import Tracker
+from hpe_jax.estimator import HANDS, WEIGHTS, HandPose, HandPoseEstimator
+from hpe_jax.track import HandsTracker, Tracker
 
 EVERY = 10.0  # seconds between lines where no terminal watches
 FAINT = 0.3  # opacity of a hand whose score is below min_score
@@ -100,18 +101,20 @@ class Prediction:
         files.check_writable(self.output)
         self.overlays = Overlays(self.output / 'overlays', self.inputs, estimator.min_score) if options.draw else None
         run = estimator.run
+        self.searches = 'presence' in estimator.heads
         self.about = {
             'model': f'{run.workdir}, epoch {run.epoch}',
             'model_sha256': checkpoint.digest(checkpoint.leaves(run.model)),
             'decoder': estimator.decoder,
             'hand': estimator.hand,
             'refine': estimator.refine,
+            'max_hands': options.max_hands if self.searches else 1,
             'min_score': estimator.min_score,
             'smooth': options.smooth,
         }
         boxes = Path(options.boxes).read_text() if options.boxes else ''
         self.journal = predictions.Journal(self.output, self.about | {'boxes': boxes, 'draw': options.draw})
-        self.errors = []
+        self.errors, self.empty = [], 0  # empty: photos in which no hand was found
 
     def run(self) -> None:
         todo = [file for file in self.inputs if file not in self.journal.finished]
@@ -156,10 +159,14 @@ class Prediction:
 
     def _predict(self, batch: list) -> None:
         """`batch`: (file, image, boxes) of each photo."""
-        images = [image for _, image, boxes in batch for _ in boxes]
-        hands = iter(self.estimator.predict(images, [box for *_, boxes in batch for box in boxes]))
+        boxed = [(image, box) for _, image, boxes in batch if not self._is_searched(boxes) for box in boxes]
+        hands = iter(self.estimator.predict(*zip(*boxed, strict=True)) if boxed else [])
+        searched = iter(
+            self.estimator.detect([x for _, x, boxes in batch if self._is_searched(boxes)], self.options.max_hands)
+        )
         for file, image, boxes in batch:
-            found = [next(hands) for _ in boxes]
+            found = next(searched) if self._is_searched(boxes) else [next(hands) for _ in boxes]
+            self.empty += not found
             for one in found:
                 self._add(file, image, one)
             if self.overlays:
@@ -168,6 +175,9 @@ class Prediction:
             self.overlays.wait()
         for file, *_ in batch:
             self.journal.finish(file)
+
+    def _is_searched(self, boxes: Sequence) -> bool:
+        return self.searches and list(boxes) == [None]
 
     def _video(self, file: str) -> None:
         """Frame by frame, since each needs the last one's hand; what comes before a broken frame is kept."""
@@ -186,10 +196,18 @@ class Prediction:
                 self.journal.finish(file)
 
     def _frames(self, file: str, clip: video.Video, bar: Progress, write) -> None:
-        trackers = []
+        trackers, hands_tracker = [], HandsTracker(self.estimator, self.options.max_hands, self.options.smooth)
         try:
             for index, seconds, image in clip.frames:
                 boxes = self.boxes(file, index)
+                if self._is_searched(boxes) and not trackers:
+                    hands = hands_tracker(image, seconds)
+                    for one in hands:
+                        self._add(file, image, one, index, seconds)
+                    if write:
+                        write(self.overlays.draw(image, hands), seconds)
+                    bar.step()
+                    continue
                 trackers += [Tracker(self.estimator, self.options.smooth) for _ in boxes[len(trackers) :]]
                 boxes = boxes + [None] * (len(trackers) - len(boxes))
                 tracked = [track(image, seconds, box) for track, box in zip(trackers, boxes, strict=True)]
@@ -212,6 +230,7 @@ class Prediction:
                 'keypoints': one.keypoints.tolist(),
                 'scores': one.scores.tolist(),
                 'score': one.score,
+                'presence': one.presence,
                 'box': one.box.tolist(),
                 'handedness': one.handedness,
                 'model': self.about['model'],
@@ -228,13 +247,16 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser('python -m hpe_jax.predict', description=summary, epilog=rest)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
-    add('--workdir', required=True, help='a run directory')
+    add('--workdir', default=str(WEIGHTS), help='a run directory; default: the shipped model')
     add('--input', nargs='+', action='extend', required=True, metavar='PATH', help='photos, folders, globs, videos')
     add('--output', required=True, metavar='DIR')
     add('--format', choices=predictions.FORMATS, default='json')
     add('--draw', action='store_true', help='also write pictures and videos with the skeletons')
     add('--decoder', default='', help="one of the run's config.eval.decoders; default its config.eval.decoder")
-    add('--hand', choices=HANDS, default='right', help='auto tries both and keeps the one with the higher score')
+    add(
+        '--hand', choices=HANDS, default='auto', help='auto (default): the network says which, or the higher score does'
+    )
+    add('--max_hands', type=int, default=2, metavar='N', help='hands a picture, where it is searched (default 2)')
     add(
         '--boxes',
         default='',
@@ -256,8 +278,9 @@ def main(argv: Sequence[str] | None = None) -> int:
       UserError: nothing could be done.
     """
     options = arguments(argv)
-    if options.batch_size < 1:
-        raise UserError(f'--batch_size={options.batch_size}: must be at least 1')
+    for name in ('batch_size', 'max_hands'):
+        if getattr(options, name) < 1:
+            raise UserError(f'--{name}={getattr(options, name)}: must be at least 1')
     memory.keep_compiled(options.compilation_cache)
     chosen = {name: getattr(options, name) for name in ('decoder', 'hand', 'refine', 'min_score')}
     estimator = HandPoseEstimator.load(options.workdir, **chosen)
@@ -271,7 +294,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for error in prediction.errors:
         print(f'error: {error["error"]}', file=sys.stderr)
     done, total = len(prediction.journal.finished), len(prediction.inputs)
-    print(f'{done} of {total} files predicted, {len(prediction.errors)} errors: {path}', flush=True)
+    empty = f', {prediction.empty} photos without a hand' if prediction.empty else ''
+    print(f'{done} of {total} files predicted, {len(prediction.errors)} errors{empty}: {path}', flush=True)
     if interrupted:
         print('Interrupted: the same command goes on from here.', file=sys.stderr)
         return 130

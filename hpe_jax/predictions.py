@@ -6,7 +6,9 @@ An entry is a dict:
     time              seconds since the video's begin, None for a photo
     width, height     of the picture as it is shown (upright, by its EXIF orientation), pixels
     keypoints         [[x, y] * 21] in pixels of that picture, in the order of hand.JOINTS; pixel centres lie at + 0.5
-    scores, score     height of each keypoint's peak, in [0, 1], and their mean
+    scores            height of each keypoint's peak, in [0, 1]
+    presence          probability that there is a hand; None of a network that does not say
+    score             presence, or the mean of the scores
     box               x0, y0, x1, y1: tightly around the keypoints
     handedness        'right' or 'left'
     model, decoder    the run directory with its epoch; one of heatmap.DECODERS

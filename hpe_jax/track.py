@@ -1,11 +1,13 @@
-"""One hand through the frames of a video: the last frame's keypoints give the crop; tracks are smoothed on request."""
+"""Hands through the frames of a video: the last frame's keypoints give the crops; tracks are smoothed on request."""
 
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-from hpe_jax.estimator import SMALLEST_SIDE, Box, HandPose, HandPoseEstimator
+from hpe_jax.estimator import SMALLEST_SIDE, Box, HandPose, HandPoseEstimator, apart, is_same
+
+SEARCH_EVERY = 10  # frames, for further hands while some are followed
 
 
 class OneEuro:
@@ -102,3 +104,51 @@ class Tracker:
             side = max(*(hand.box[2:] - hand.box[:2]), SMALLEST_SIDE)
             hand = hand._replace(keypoints=self._filter(hand.keypoints, time, side))
         return Tracked(hand, found)
+
+
+class HandsTracker:
+    """Up to `max_hands` hands in the frames of one video, found and followed; for networks with a head for presence.
+
+    All hands of the last frame are followed in one pass. One whose score falls below the estimator's min_score, or that
+    lies on a surer one, is lost. While there are none each frame is searched; while there are fewer than max_hands, every
+    tenth.
+    """
+
+    def __init__(self, estimator: HandPoseEstimator, max_hands: int = 2, smooth: bool = False):
+        """
+        Args:
+          smooth: put a OneEuro on the keypoints of each hand.
+        """
+        self.estimator, self.max_hands, self.smooth = estimator, max_hands, smooth
+        self._hands, self._filters, self._since = [], [], 0
+
+    def __call__(self, image: np.ndarray, time: float) -> list[HandPose]:
+        """The hands in the next frame, those that were there before first.
+
+        Args:
+          image: as HandPoseEstimator takes it.
+          time: seconds, for the filters.
+
+        Raises:
+          UserError: it is no picture.
+        """
+        before = self._hands
+        hands = self.estimator.follow(image, before) if before else []
+        kept = apart([one for one in hands if one.score >= self.estimator.min_score])
+        tracks = [
+            (one, filter_) for one, filter_ in zip(hands, self._filters, strict=True) if any(one is k for k in kept)
+        ]
+        self._since += 1
+        if not tracks or (len(tracks) < self.max_hands and self._since >= SEARCH_EVERY):
+            self._since = 0
+            new = self.estimator.detect([image], self.max_hands)[0]
+            tracks += [(one, OneEuro()) for one in new if not any(is_same(one, other) for other, _ in tracks)]
+        tracks = tracks[: self.max_hands]
+        self._hands, self._filters = [one for one, _ in tracks], [filter_ for _, filter_ in tracks]
+        if not self.smooth:
+            return self._hands
+        sides = [max(*(one.box[2:] - one.box[:2]), SMALLEST_SIDE) for one, _ in tracks]
+        return [
+            one._replace(keypoints=smoothed(one.keypoints, time, side))
+            for (one, smoothed), side in zip(tracks, sides, strict=True)
+        ]

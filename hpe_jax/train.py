@@ -57,7 +57,7 @@ class TrainState(nnx.Module):
         return getattr(self, 'averaged', self.model)
 
     @property
-    def rest(self) -> nnx.Module:
+    def rest(self) -> nnx.Module | nnx.Optimizer:
         """What a checkpoint keeps besides, to go on from."""
         return nnx.Dict(optimizer=self.optimizer, model=self.model) if hasattr(self, 'averaged') else self.optimizer
 
@@ -67,13 +67,11 @@ def make_train_step(
 ) -> Callable:
     """The jitted (state, batch) -> (state, loss), with donated state; `expand` makes a batch of what was shipped."""
 
-    heads = [name for name in ('presence', 'handedness') if config.loss[name]]
-
     def loss_fn(model: nnx.Module, batch: preprocess.Batch) -> jax.Array:
         logits = model.logits(preprocess.inputs(batch, mean, std))
         per_keypoint = evaluate.keypoint_losses(config, logits['heatmaps'], batch)
         loss = losses.masked_mean(per_keypoint, preprocess.counted(batch))
-        for name in heads:
+        for name in evaluate.heads(config):
             truth, counts = preprocess.head_truths(batch)[name]
             loss += config.loss[name] * losses.masked_mean(losses.binary(logits[name], truth), counts)
         return loss

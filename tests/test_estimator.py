@@ -53,7 +53,7 @@ def test_the_whole_picture_is_what_evaluation_sees(run, fitted_run):
 def test_the_hand_is_followed_into_portrait_landscape_and_margins(run, fitted_run, own_errors, height, width):
     offset = (width - 224) // 2, (height - 224) // 2
     pictures = [canvas(image, height, width) for image in fitted_run.images]
-    found = errors(HandPoseEstimator(run).predict(pictures), fitted_run.keypoints + np.array(offset))
+    found = errors(HandPoseEstimator(run, hand='right').predict(pictures), fitted_run.keypoints + np.array(offset))
     assert found.mean() < own_errors.mean() + 0.3 and found.max() < 3
 
 
@@ -96,12 +96,12 @@ def test_a_small_hand_is_searched_for_unless_told_not_to(run, fitted_run):
     assert np.median(searched) < 3 and np.median(looked) > 20
 
 
-def test_the_next_frame_needs_one_look(run, fitted_run, own_errors):
+def test_the_next_frame_needs_one_pass(run, fitted_run, own_errors):
     found = HandPoseEstimator(run)
     image, keypoints = fitted_run.images[0], fitted_run.keypoints[0]
     last = found(canvas(image, 300, 300, (30, 40)))
-    looks, look = [], found._look
-    found._look = lambda *arguments: looks.append(arguments) or look(*arguments)
+    looks, look = [], found._forward
+    found._forward = lambda *arguments: looks.append(arguments) or look(*arguments)
     moved = found.follow(canvas(image, 300, 300, (38, 33)), last)
     assert errors([moved], keypoints + np.array([38, 33]))[0] < own_errors[0] + 0.5
     assert len(looks) == 1
@@ -112,15 +112,15 @@ def test_the_next_frame_needs_one_look(run, fitted_run, own_errors):
 
 
 @pytest.mark.parametrize('refine', [0, 1])
-def test_mirroring_picture_and_hand_mirrors_the_answer_exactly(run, fitted_run, refine):
+def test_mirroring_picture_and_hand_mirrors_the_answer(run, fitted_run, refine):
     pictures = [canvas(image, 240, 301, (31, 9)) for image in fitted_run.images[:4]]
     boxes = [[60, 40, 200, 180], None, [100.5, 50.25, 190, 160], None]
     right = HandPoseEstimator(run, hand='right', refine=refine).predict(pictures, boxes)
     mirrors = [None if box is None else [301 - box[2], box[1], 301 - box[0], box[3]] for box in boxes]
     left = HandPoseEstimator(run, hand='left', refine=refine).predict([p[:, ::-1] for p in pictures], mirrors)
     for one, other in zip(right, left, strict=True):
-        np.testing.assert_array_equal(other.keypoints, one.keypoints * [-1, 1] + [301, 0])
-        np.testing.assert_array_equal(other.scores, one.scores)
+        np.testing.assert_allclose(other.keypoints, one.keypoints * [-1, 1] + [301, 0], atol=0.05)
+        np.testing.assert_allclose(other.scores, one.scores, atol=1e-3)
         assert (one.handedness, other.handedness) == ('right', 'left')
 
 
@@ -134,7 +134,7 @@ def test_auto_takes_the_hand_with_the_higher_score(run, fitted_run):
         assert all(hand.score >= one.score for hand, one in zip(hands, ones, strict=True))
     again = auto.predict([picture[:, ::-1] for picture in pictures])
     for hand, mirror in zip(hands, again, strict=True):
-        np.testing.assert_array_equal(mirror.keypoints, hand.keypoints * [-1, 1] + [224, 0])
+        np.testing.assert_allclose(mirror.keypoints, hand.keypoints * [-1, 1] + [224, 0], atol=0.05)
 
 
 def test_a_batch_gives_what_single_pictures_give(run, fitted_run):
@@ -168,15 +168,33 @@ def test_no_crop_leaves_the_picture_or_grows_without_end():
 
 def test_windows_cover_every_picture():
     for height, width in (100, 100), (300, 90), (90, 300), (7, 5):
-        squares = np.array(estimator.windows(height, width))
-        assert len(squares) < 40
+        crops, squares = estimator.windows(np.full((height, width, 3), 200, np.uint8), 32)
+        assert len(crops) == len(squares) < 130 and crops.max() == 200
         longer = max(height, width)
         for part in estimator.WINDOWS:
-            sized = squares[np.isclose(squares[:, 2] - squares[:, 0], part * longer)]
+            sized = squares[np.isclose(squares[:, 2] - squares[:, 0], part * longer, rtol=0.02)]
             xs, ys = (np.unique(sized[:, i].round(6)) for i in (0, 1))
+            pixel = longer * part / 32
             for starts, n in ((xs, width), (ys, height)):
-                assert starts[0] <= 1e-6 and starts[-1] + part * longer >= n - 1e-6
-                assert (np.diff(starts) <= part * longer / 2 + 1e-6).all()
+                assert starts[0] <= pixel and starts[-1] + part * longer >= n - 1.5 * pixel
+                assert (np.diff(starts) <= estimator.SPACING * part * longer + 1.5 * pixel).all()
+
+
+def test_a_window_is_the_crop_of_its_square():
+    image = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
+    for crop, square in zip(*estimator.windows(image, 32), strict=True):
+        inner = np.int32(geometry.crop(image, square, 32)[4:-4, 4:-4]), np.int32(crop[4:-4, 4:-4])
+        assert np.abs(inner[0] - inner[1]).max() <= 1
+
+
+def test_distinct_windows_and_hands():
+    squares = np.array([[0, 0, 10, 10], [1, 0, 11, 10], [30, 0, 40, 10], [0, 0, 40, 40]], np.float64)
+    assert estimator.distinct(squares, np.array([0.5, 0.9, 0.1, 0.2])) == [1, 3, 2]
+    keypoints = np.random.default_rng(0).uniform(0, 50, (21, 2))
+    one, near, far = (
+        HandPose(keypoints + x, np.ones(21, np.float32), 'right', p) for x, p in ((0, 0.6), (9, 0.9), (99, 0.7))
+    )
+    assert estimator.apart([one, near, far]) == [near, far]
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,11 @@ reaches them by a custom call that nobody documents: `onednn_works` tries it in 
 import contextlib
 import functools
 import json
+import os
 import platform
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -180,11 +182,13 @@ CONVS: dict[str, Callable] = {'xla': lax.conv_general_dilated} | {kind: _in_its_
 
 def choose(name: str) -> str:
     """A key of CONVS: the given one, or for 'auto' the quickest on a single CPU and 'xla' elsewhere."""
-    if name != 'auto':
-        return name
-    if jax.default_backend() != 'cpu' or jax.device_count() > 1:
-        return 'xla'
-    return 'onednn' if onednn_works() else 'im2col_grad'
+    if name == 'auto' and (jax.default_backend() != 'cpu' or jax.device_count() > 1):
+        name = 'xla'
+    elif name == 'auto':
+        name = 'onednn' if onednn_works() else 'im2col_grad'
+    if name.startswith('onednn'):  # jaxlib cannot write programs with its call to the compilation cache
+        warnings.filterwarnings('ignore', 'Error writing persistent compilation cache entry')
+    return name
 
 
 @functools.cache
@@ -200,7 +204,7 @@ def onednn_works() -> bool:
         return False
     if not first <= tuple(map(int, version.split('.')[:2])) <= last:
         return False
-    kept = Path(memory.COMPILED).expanduser() / f'onednn-{version}.json'
+    kept = Path(os.environ.get('JAX_COMPILATION_CACHE_DIR') or memory.COMPILED).expanduser() / f'onednn-{version}.json'
     try:
         return json.loads(kept.read_text())['works'] is True
     except (OSError, ValueError, KeyError, TypeError):

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 from flax import nnx
+from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
@@ -119,10 +120,12 @@ class HandNet(nnx.Module):
         for (narrow, residual), above in zip(reversed(self.back), reversed(levels), strict=True):
             x = residual(above + upsample(narrow(x)))
         heatmaps = self.maps(x).astype(jnp.float32)
-        return {'heatmaps': heatmaps} | {name: heads[:, i] for i, name in enumerate(self.HEADS)}
+        # Slices, since the exports know no gather.
+        return {'heatmaps': heatmaps} | {
+            name: lax.slice_in_dim(heads, i, i + 1, axis=1).reshape(-1) for i, name in enumerate(self.HEADS)
+        }
 
     @staticmethod
     def multiple(widths: Sequence[int]) -> int:
         """What the crop's sides must be divisible by."""
         return 2 ** len(widths)
-

@@ -74,9 +74,7 @@ PALM_LINES = (
 KNUCKLES = {2: 9, 3: 8, 5: 11, 6: 9, 7: 6, 9: 11, 10: 9, 11: 6, 13: 11, 14: 9, 15: 6, 17: 10, 18: 8, 19: 5}  # joint: mm
 
 
-def marks(
-    rest: Float[np.ndarray, 'v 3'], joints: Float[np.ndarray, 'j 3'], palm: Float[np.ndarray, ' v']
-) -> Marks:
+def marks(rest: Float[np.ndarray, 'v 3'], joints: Float[np.ndarray, 'j 3'], palm: Float[np.ndarray, ' v']) -> Marks:
     """The marks of the mean hand.
 
     Args:
