@@ -240,8 +240,8 @@ def erase(image: Image, box: Box, key: Key[Array, '']) -> Image:
 
 
 def draw_cover(numbers: Numbers, size: tuple[int, int], probability: float) -> tuple[Box, Bool[Array, ''], Array]:
-    """A rectangle of 8 to 35 % of a frame's sides that something hides, empty if there is to be nothing; whether that is
-    one colour; and how far from there the part of the photo lies that is seen instead, (x, y) in pixels."""
+    """A rectangle of 8 to 35 % of a frame's sides that something hides, empty if nothing does; whether that is one
+    colour; and how far from there the part of the photo lies that is seen instead, (x, y) in pixels."""
     extent = jnp.asarray(size[::-1])
     sides = jnp.round(extent * (0.08 + 0.27 * numbers[1:3])).astype(int)
     corner = jnp.floor(numbers[3:5] * (extent - sides + 1)).astype(int)

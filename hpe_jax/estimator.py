@@ -3,7 +3,8 @@
     from hpe_jax import HandPoseEstimator
     estimator = HandPoseEstimator()                    # the model that is shipped; load('runs/unet') takes another
     hand = estimator(image)                            # (H, W, 3) uint8 RGB, any size
-    hand.keypoints, hand.scores, hand.handedness       # (21, 2) pixels of that picture, (21,) in [0, 1], 'right' or 'left'
+    hand.keypoints, hand.scores                        # (21, 2) pixels of that picture, (21,) in [0, 1]
+    hand.handedness, hand.presence                     # 'right' or 'left', probability that there is one
     hands = estimator.detect([image], max_hands=2)[0]  # those that are there
 
 The network sees a square crop with one hand in its middle. The first crop is around a given box; or the picture is
@@ -202,8 +203,8 @@ class HandPoseEstimator:
         return apart(hands)
 
     def _pose(self, images: list, squares: list, left: list[bool], needed: float = 0.5) -> list[HandPose]:
-        """The hands in these crops, as those of the given sides; or of the other ones where the network is to decide, and
-        takes the given ones for less probable than needed."""
+        """The hands in these crops, as those of the given sides; or of the other ones where the network is to decide
+        and takes the given ones for less probable than needed."""
         hands, agrees = self._forward(images, squares, left)
         wrong = np.flatnonzero(agrees < needed) if self.hand == 'auto' and agrees is not None else []
         if len(wrong):
@@ -215,7 +216,8 @@ class HandPoseEstimator:
     def _forward(
         self, images: list, squares: list, left: list[bool]
     ) -> tuple[list[HandPose], Float[np.ndarray, ' n'] | None]:
-        """The network's answer on these crops, of left hands mirrored; and how probable it takes the sides, if it says."""
+        """The network's answer on these crops, of left hands mirrored; and how probable the sides are to it, if it has
+        that head."""
         size = self.run.config.data.image_size
         with ThreadPoolExecutor() as pool:
             crops = np.array(list(pool.map(lambda *one: geometry.crop(*one, size), images, squares)))

@@ -58,7 +58,7 @@ def decode(config: ConfigDict, heatmaps: jax.Array, decoder: str, codec: str = '
 
 
 def heads(config: ConfigDict) -> list[str]:
-    """What the network says besides the keypoints, of what it was trained to say: 'presence', 'handedness', or nothing."""
+    """The network's trained heads besides the keypoints' maps: 'presence', 'handedness', or none."""
     return [name for name in ('presence', 'handedness') if config.loss[name]]
 
 

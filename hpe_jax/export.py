@@ -184,7 +184,7 @@ def define_flags() -> None:
     flags.DEFINE_string(
         'output',
         '',
-        'The folder for the file and metadata.json; empty: export/FORMAT in the workdir, or here for the shipped model.',
+        'The folder for the file and metadata.json; empty: export/FORMAT in the workdir; here for the shipped model.',
     )
     flags.DEFINE_string('decoder', '', 'From heatmaps to keypoints; empty: config.eval.decoder of the run.')
 

@@ -3,8 +3,8 @@
     python -m hpe_jax.predict --input PHOTO FOLDER 'GLOB*' VIDEO ... --output=DIR [--draw] [--workdir=RUN]
 
 Writes DIR/predictions.json (one entry a hand, see predictions.py; --format csv or coco: another file) and, with --draw,
-pictures and videos with the skeletons in DIR/overlays. Without --workdir the shipped model is used. Without --boxes each
-picture is searched for up to --max_hands hands; by a network without a head for presence, for one.
+pictures and videos with the skeletons in DIR/overlays. Without --workdir the shipped model is used. Without --boxes
+each picture is searched for up to --max_hands hands; by a network without a head for presence, for one.
 
 A folder gives the photos and videos in it and below it, by their suffixes; a file that is named is tried whatever its
 suffix. One that cannot be read is listed under `errors` and at the end, and the others are predicted. Interrupted, the

@@ -109,9 +109,9 @@ class Tracker:
 class HandsTracker:
     """Up to `max_hands` hands in the frames of one video, found and followed; for networks with a head for presence.
 
-    All hands of the last frame are followed in one pass. One whose score falls below the estimator's min_score, or that
-    lies on a surer one, is lost. While there are none each frame is searched; while there are fewer than max_hands, every
-    tenth.
+    All hands of the last frame are followed in one pass. One whose score falls below the estimator's min_score, or
+    that lies on a surer one, is lost. While there are none each frame is searched; while there are fewer than
+    max_hands, every tenth.
     """
 
     def __init__(self, estimator: HandPoseEstimator, max_hands: int = 2, smooth: bool = False):

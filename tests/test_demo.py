@@ -20,7 +20,6 @@ from aiohttp.test_utils import TestClient, TestServer
 from PIL import Image
 
 from hpe_jax import HandPose, HandPoseEstimator, demo, evaluate, hand, pictures
-from hpe_jax.errors import UserError
 from tests import command
 
 RNG = np.random.default_rng(5)
@@ -226,19 +225,6 @@ def test_the_model_does_one_picture_at_a_time_and_the_server_listens_meanwhile(r
                 assert [await task.result().json() for task in done] == [{'entered': number}]
 
     asyncio.run(requests())
-
-
-def test_the_newest_run_is_found(tmp_path):
-    with pytest.raises(UserError, match='train one with `make train`'):
-        demo.newest_run(tmp_path)
-    for name, seconds in ('old', 100), ('deep/new', 300), ('older', 50):
-        (tmp_path / name / 'checkpoints/7').mkdir(parents=True)
-        (tmp_path / name / 'config.json').touch()
-        os.utime(tmp_path / name / 'checkpoints/7', (seconds, seconds))
-    (tmp_path / 'no_run/checkpoints/9').mkdir(parents=True)
-    (tmp_path / 'just_started/checkpoints').mkdir(parents=True)
-    (tmp_path / 'just_started/config.json').touch()
-    assert demo.newest_run(tmp_path) == tmp_path / 'deep/new'
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,8 @@ def test_left_hands(say, tmp_path, fitted_run):
     Image.fromarray(fitted_run.images[0][:, ::-1]).save(left)
     one, other = say(right, left, '--hand=auto')[1]['predictions']
     assert (one['handedness'], other['handedness']) == ('right', 'left')
-    assert [[224 - x, y] for x, y in one['keypoints']] == other['keypoints'] and one['scores'] == other['scores']
+    np.testing.assert_allclose([[224 - x, y] for x, y in one['keypoints']], other['keypoints'], atol=0.05)
+    np.testing.assert_allclose(one['scores'], other['scores'], atol=1e-3)
 
 
 def test_overlays_show_the_hand_where_it_is(say, photos, tmp_path, fitted_run):

@@ -5,8 +5,8 @@
     back    1x1 conv, upsample, add the level above, residual block      1/16, 1/8, 1/4
     out     1x1 conv to one map a keypoint, at a quarter of the input; two numbers from the deepest features
 
-Residual blocks after He et al., "Deep residual learning for image recognition", 2016; the additive way back after Lin et
-al., "Feature pyramid networks for object detection", 2017.
+Residual blocks after He et al., "Deep residual learning for image recognition", 2016; the additive way back after Lin
+et al., "Feature pyramid networks for object detection", 2017.
 """
 
 from collections.abc import Sequence

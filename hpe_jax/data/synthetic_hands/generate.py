@@ -1,6 +1,6 @@
 """Synthetic hands as files, in FreiHAND's own folder layout, so that its readers read them.
 
-    python -m hpe_jax.data.synthetic_hands.generate --folder=FOLDER [--number=2000] [--preset=studio] [--size=224] [--seed=0]
+    python -m hpe_jax.data.synthetic_hands.generate --folder=FOLDER [--number=2000] [--preset=studio] [--size=224]
 
 Writes `training/rgb/*.jpg`, `training/mask/*.jpg`, `training_xyz.json` and `training_K.json`; and, which FreiHAND does
 not have, `training_occluded.json`, 21 booleans a picture. Picture i depends on (preset, seed, i) alone, so a killed run
