@@ -88,6 +88,9 @@ def get_config() -> ConfigDict:
     train.batch_size = 48
     train.epochs = 1000  # an upper bound; early stopping ends the run
     train.steps_per_epoch = 50
+    # 0: no limit. Else training ends after about so many minutes on whatever machine, with the schedule 'cosine' fully
+    # run through; such a run is no pure function of its config.
+    train.minutes = 0.0
     # With 'resident': an epoch is one call. For accelerators: on a CPU, XLA computes convolutions inside a loop much
     # more slowly (configs/quickstart.py on two cores: 22 times as long).
     train.scan_epochs = False

@@ -35,6 +35,7 @@ DEFAULTS = {
     'augment.fill': 'black',
     'train.scan_epochs': False,
     'train.average': 0.0,
+    'train.minutes': 0.0,
     'heatmap.stride': 1,
     'heatmap.activation': 'sigmoid',
     'optimizer.schedule': 'plateau',

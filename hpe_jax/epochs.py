@@ -28,43 +28,49 @@ class Epoch(NamedTuple):
 
 
 def make_train_epoch(step: Callable) -> Callable:
-    """The jitted (state, arrays, order) -> (state, losses): a whole epoch in one call, with donated state.
+    """The jitted (state, arrays, order, horizon) -> (state, losses): a whole epoch in one call, with donated state.
 
     step: of train.make_train_step. arrays: Resident.arrays. order: (steps, B) indices of photos.
     """
 
     @partial(jax.jit, donate_argnums=0, out_shardings=sharding.replicated())
-    def train_epoch(state: nnx.State, arrays: preprocess.Batch, order: jax.Array) -> tuple[nnx.State, jax.Array]:
-        return jax.lax.scan(lambda state, index: step(state, arrays | {'index': index}), state, order)
+    def train_epoch(
+        state: nnx.State, arrays: preprocess.Batch, order: jax.Array, horizon: jax.Array | np.float32 | float = 1.0
+    ) -> tuple[nnx.State, jax.Array]:
+        return jax.lax.scan(lambda state, index: step(state, arrays | {'index': index}, horizon), state, order)
 
     return train_epoch
 
 
-def looped(config: ConfigDict, step, eval_step, state, source, validation, first: int, bar: tqdm) -> Iterator[Epoch]:
+def looped(
+    config: ConfigDict, step, eval_step, state, source, validation, first: int, horizon, bar: tqdm
+) -> Iterator[Epoch]:
     """Epochs `first` (counted from 0) to the config's last, step by step, of any source.
 
     step, eval_step: of train.make_train_step and evaluate.make_eval_step. state: donated.
-    source, validation: what makes batches of the photos.
+    source, validation: what makes batches of the photos. horizon: returns how many steps the whole training has.
     """
     train = config.train
     batches = source.epochs(config.seed, first, train.steps_per_epoch, train.batch_size)
     for epoch in range(first, train.epochs):
         losses = []
         for batch in islice(batches, train.steps_per_epoch):
-            state, loss = step(state, batch)
+            state, loss = step(state, batch, horizon())
             losses.append(loss)
             bar.update()
         held = validation.once(config.eval.batch_size, drawn(config, len(validation), epoch))
         yield Epoch(state, jnp.stack(losses), map(partial(eval_step, evaluated(state)), held))
 
 
-def scanned(config: ConfigDict, step, eval_step, state, source, validation, first: int, bar: tqdm) -> Iterator[Epoch]:
+def scanned(
+    config: ConfigDict, step, eval_step, state, source, validation, first: int, horizon, bar: tqdm
+) -> Iterator[Epoch]:
     """The same of Resident photos, an epoch a call, begun before the host looks at the one before it."""
     train = config.train
     train_epoch, eval_epoch, before = make_train_epoch(step), evaluate.make_eval_epoch(eval_step), None
     for epoch in range(first, train.epochs):
         order = source.order(config.seed, epoch, train.steps_per_epoch, train.batch_size)
-        state, losses = train_epoch(state, source.arrays, order)
+        state, losses = train_epoch(state, source.arrays, order, horizon())
         held = prepared.in_batches(drawn(config, len(validation), epoch), config.eval.batch_size)
         sums = eval_epoch(evaluated(state), validation.arrays, held) if len(held) else {}
         for array in jax.tree.leaves((losses, sums)):

@@ -32,23 +32,40 @@ def muon(learning_rate: float, **options) -> optax.GradientTransformation:
 OPTIMIZERS = {'sgd': optax.sgd, 'adam': optax.adam, 'adamw': optax.adamw, 'muon': muon}
 
 
-def make(config: ConfigDict, steps_per_epoch: int, epochs: int = 1) -> optax.GradientTransformationExtraArgs:
+def make(config: ConfigDict, steps_per_epoch: int) -> optax.GradientTransformationExtraArgs:
     """The named optimiser, its rate scaled by a schedule (`config` is config.optimizer).
 
-    Feed every step's loss: `update(grads, state, params, value=loss)`.
+    Feed every step's loss, and how many steps the whole training has: `update(grads, state, params, value=loss,
+    horizon=steps)`.
     """
     if config.schedule == 'cosine':
-        schedule = optax.scale_by_schedule(warmup_cosine(steps_per_epoch * epochs, **config.cosine))
+        schedule = warmup_cosine(**config.cosine)
     else:
         schedule = reduce_on_plateau(steps_per_epoch, **config.plateau)
     clip = [optax.clip_by_global_norm(config.clip)] if config.clip else []
     return optax.chain(*clip, OPTIMIZERS[config.name](config.learning_rate, **config.options), schedule)
 
 
-def warmup_cosine(steps: int, warmup: float, final: float) -> optax.Schedule:
-    """The factor on the learning rate: linearly up to 1 during the first part `warmup` of all steps, then half a cosine
-    down to `final` at the last one. Loshchilov, Hutter, "SGDR", 2017."""
-    return optax.warmup_cosine_decay_schedule(0.0, 1.0, round(warmup * steps), steps, final)
+def warmup_cosine(warmup: float, final: float) -> optax.GradientTransformationExtraArgs:
+    """Scales updates by `cosine_factor` of the part of the training's steps that are done. How many these are is given
+    at each step, so that a training may learn while it runs how long it can be."""
+
+    def init(params):
+        return optax.ScaleByScheduleState(count=jnp.zeros([], jnp.int32))
+
+    def update(updates, state, params=None, *, horizon, **extra):
+        factor = cosine_factor(state.count / horizon, warmup, final)
+        return jax.tree.map(lambda u: factor * u, updates), optax.ScaleByScheduleState(count=state.count + 1)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def cosine_factor(progress, warmup: float, final: float) -> jax.Array:
+    """The factor on the learning rate at a part of the training in [0, 1]: linearly up to 1 during the part `warmup`,
+    then half a cosine down to `final`. Loshchilov, Hutter, "SGDR", 2017."""
+    fall = jnp.clip((progress - warmup) / (1 - warmup), 0, 1)
+    cosine = final + (1 - final) * (1 + jnp.cos(jnp.pi * fall)) / 2
+    return jnp.where(progress < warmup, progress / max(warmup, 1e-9), cosine)
 
 
 def average(averaged: nnx.State, state: nnx.State, step: jax.Array, decay: float) -> nnx.State:
@@ -79,13 +96,13 @@ def reduce_on_plateau(steps_per_epoch: int, **options) -> optax.GradientTransfor
     return optax.GradientTransformationExtraArgs(plateau.init, update)
 
 
-def learning_rate(config: ConfigDict, opt_state: optax.OptState, steps: int = 0) -> float:
+def learning_rate(config: ConfigDict, opt_state: optax.OptState, horizon: float = 1) -> float:
     """The rate of the next step; the schedule is the chain's last link.
 
-    steps: of the whole training, for the schedule 'cosine'.
+    horizon: steps of the whole training, for the schedule 'cosine'.
     """
     last = opt_state[-1]
-    factor = warmup_cosine(steps, **config.cosine)(int(last.count)) if config.schedule == 'cosine' else last.scale
+    factor = cosine_factor(int(last.count) / horizon, **config.cosine) if config.schedule == 'cosine' else last.scale
     return config.learning_rate * float(factor)
 
 

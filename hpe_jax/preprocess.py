@@ -40,7 +40,8 @@ def augment(batch: Batch, config: ConfigDict, key: Key[Array, '']) -> Batch:
     """Varies the photos of a training batch and their labels (`config` is config.augment); needs device targets.
 
     `left` mirrors photos for the heads alone (`right` in the batch). `quarter_turns` turns each photo by a random
-    multiple of 90 degrees: exact, without resampling. The rest is augment.py's. With everything off the batch passes through.
+    multiple of 90 degrees: exact, without resampling. The rest is augment.py's. With everything off the batch passes
+    through.
     """
     number = batch['mask'].shape
     if config.left:

@@ -41,7 +41,7 @@ class TrainState(nnx.Module):
 
     def __init__(self, config: ConfigDict):
         self.model = models.make(config)
-        tx = optim.make(config.optimizer, config.train.steps_per_epoch, config.train.epochs)
+        tx = optim.make(config.optimizer, config.train.steps_per_epoch)
         self.optimizer = nnx.Optimizer(self.model, tx, wrt=nnx.Param)
         if config.train.average:
             self.averaged = nnx.clone(self.model)
@@ -65,7 +65,10 @@ class TrainState(nnx.Module):
 def make_train_step(
     config: ConfigDict, graphdef: nnx.GraphDef, mean: np.ndarray, std: np.ndarray, expand: Callable
 ) -> Callable:
-    """The jitted (state, batch) -> (state, loss), with donated state; `expand` makes a batch of what was shipped."""
+    """The jitted (state, batch, horizon) -> (state, loss), with donated state.
+
+    `expand` makes a batch of what was shipped; `horizon` is how many steps the whole training has.
+    """
 
     def loss_fn(model: nnx.Module, batch: preprocess.Batch) -> jax.Array:
         logits = model.logits(preprocess.inputs(batch, mean, std))
@@ -77,13 +80,15 @@ def make_train_step(
         return loss
 
     @partial(jax.jit, donate_argnums=0, out_shardings=sharding.replicated())
-    def train_step(state: nnx.State, batch: preprocess.Batch) -> tuple[nnx.State, jax.Array]:
+    def train_step(
+        state: nnx.State, batch: preprocess.Batch, horizon: jax.Array | np.float32 | float = 1.0
+    ) -> tuple[nnx.State, jax.Array]:
         train_state = nnx.merge(graphdef, state)
         key = jax.random.fold_in(jax.random.key(config.seed), train_state.optimizer.step[...])
         batch = preprocess.augment(expand(batch), config.augment, key)
         loss, grads = nnx.value_and_grad(loss_fn)(train_state.model, batch)
         number = train_state.optimizer.step[...]
-        train_state.optimizer.update(train_state.model, grads, value=loss)
+        train_state.optimizer.update(train_state.model, grads, value=loss, horizon=horizon)
         if config.train.average:
             states = map(nnx.state, (train_state.averaged, train_state.model))
             nnx.update(train_state.averaged, optim.average(*states, number, config.train.average))
@@ -223,7 +228,17 @@ class Trainer:
         step = make_train_step(self.config, graphdef, self.mean, self.std, self.source.expand)
         run = epochs.scanned if self.config.train.scan_epochs else epochs.looped
         first = len(self.history)
-        return run(self.config, step, self.eval_step, state, self.source, self.photos['validation'], first, bar)
+        validation = self.photos['validation']
+        return run(self.config, step, self.eval_step, state, self.source, validation, first, self._horizon, bar)
+
+    def _horizon(self) -> np.float32:
+        """How many steps the whole training has: all, or as many as config.train.minutes allow at the last speed."""
+        train = self.config.train
+        total, done = train.epochs * train.steps_per_epoch, len(self.history) * train.steps_per_epoch
+        if not train.minutes or len(self.history) < 2:  # the first epoch's time is that of compilation
+            return np.float32(total)
+        left = 60 * train.minutes - sum(record['seconds'] for record in self.history)
+        return np.float32(min(total, done + max(0, left) * train.steps_per_epoch / self.history[-1]['seconds']))
 
     def _finish_epoch(self, done: epochs.Epoch, began: float) -> dict:
         """Validates, appends a record to the history, and keeps a checkpoint."""
@@ -232,8 +247,7 @@ class Trainer:
         validation = evaluate.summarise(done.validation)
         scores = validation['decoders'].get(self.config.eval.decoder, {})
         seconds = time.perf_counter() - began
-        steps = train.epochs * train.steps_per_epoch
-        rate = optim.learning_rate(self.config.optimizer, self.train_state.optimizer.opt_state, steps)
+        rate = optim.learning_rate(self.config.optimizer, self.train_state.optimizer.opt_state, self._horizon())
         record = {
             'epoch': epoch,
             'train_loss': float(step_losses.mean()),
@@ -262,7 +276,9 @@ class Trainer:
             )
 
     def _is_done(self) -> bool:
-        return len(self.history) >= self.config.train.epochs or self._should_stop()
+        half_an_epoch = self.config.train.steps_per_epoch / 2
+        done = len(self.history) * self.config.train.steps_per_epoch > self._horizon() - half_an_epoch
+        return done or self._should_stop()
 
     def _should_stop(self) -> bool:
         validation_losses = [record['validation_loss'] for record in self.history]
