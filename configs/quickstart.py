@@ -1,4 +1,4 @@
-"""The quick start: no photos, no download, two cores. The recipe of configs/hands.py on 4,000 rendered hands, for minutes.
+"""The quick start: no photos, no download, two cores. The recipe of configs/hands.py on 4,000 rendered hands.
 
 python -m hpe_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
 """

@@ -1,0 +1,166 @@
+"""The hands model: ships the best checkpoint of a run, and scores it on renders and on real photos.
+
+    python -m experiments.hands ship runs/hands        writes hpe_jax/weights/hands, without the state of the optimiser
+    python -m experiments.hands score [--real=FOLDER] [--published=RUN] [--workdir=RUN] [--output=FILE.json]
+
+FOLDER holds `annotations.json`: a list of {file, keypoints, handedness, labels}, keypoints in pixels of the photo.
+Errors are distances over the longer side of the hand's true box (nme). Without a box a photo is searched, and a hand
+counts as found where its mean error is below 0.2. `--published` is scored on the same crops.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import logging
+from flax import nnx
+
+from hpe_jax import configuration, evaluate, files, geometry, logbook, memory, pictures
+from hpe_jax.data import prepared, resident
+from hpe_jax.errors import UserError
+from hpe_jax.estimator import WEIGHTS, HandPoseEstimator
+
+CROP = 0.53  # of a crop that the hand's box takes, for all models alike
+
+
+def ship(workdir: str | Path, target: str | Path = WEIGHTS) -> Path:
+    """Copies the best checkpoint, without the optimiser's state, and the config; the model card stays."""
+    run, target = evaluate.load_run(workdir), Path(target)
+    shutil.rmtree(target / 'checkpoints', ignore_errors=True)
+    source = Path(workdir) / 'checkpoints' / str(run.epoch)
+    shutil.copytree(source, target / 'checkpoints' / str(run.epoch), ignore=shutil.ignore_patterns('optimizer'))
+    config = configuration.load(workdir, {'model.conv': 'auto'})
+    configuration.save(config, target)
+    return target
+
+
+def errors(predicted: np.ndarray, true: np.ndarray, counts: np.ndarray | None = None) -> np.ndarray:
+    """(n, 21) distances over the longer side of the true box; NaN where a keypoint does not count."""
+    side = (true.max(-2) - true.min(-2)).max(-1)
+    distance = np.linalg.norm(predicted - true, axis=-1) / side[..., None]
+    return distance if counts is None else np.where(counts, distance, np.nan)
+
+
+def summary(distance: np.ndarray) -> dict[str, float]:
+    values = distance[np.isfinite(distance)]
+    figures = {'nme_box': values.mean(), 'median': np.median(values)}
+    figures |= {f'pck@{bound}_box': (values < bound).mean() for bound in (0.1, 0.2)}
+    return {'hands': len(distance)} | {name: round(float(value), 4) for name, value in figures.items()}
+
+
+def score_renders(run: evaluate.Run, split: str = 'test') -> dict:
+    """Keypoints of centred right hands, and both heads on the split as it is and mirrored."""
+    builder = prepared.open_dataset(run.config.data)
+    photos = resident.load(builder, {split: split}, run.config.data.image_size)[split]
+    infer = jax.jit(evaluate.make_infer(run.config, run.model, run.mean, run.std, run.config.eval.decoder))
+    state, parts = nnx.state(run.model), defaultdict(list)
+    for start in range(0, len(photos) - 63, 64):
+        batch = np.asarray(photos.photos[start : start + 64])
+        for kind, images in (('', batch), ('mirrored_', batch[:, :, ::-1])):
+            for name, value in infer(state, images).items():
+                parts[kind + name].append(np.asarray(value))
+    answer = {name: np.concatenate(values) for name, values in parts.items()}
+    keypoints = photos.keypoints[: len(answer['keypoints'])]
+    there, absent = map(np.asarray, jax.vmap(geometry.is_centred)(keypoints))
+    counts = photos.visible[: len(keypoints)] & there[:, None]
+    result = {'split': split, **summary(errors(answer['keypoints'], keypoints, counts)[there])}
+    if 'presence' in answer:
+        says = np.concatenate([answer[kind + 'presence'] for kind in ('', 'mirrored_')]) > 0.5
+        truth, clear = np.tile(there, 2), np.tile(there | absent, 2)
+        result['presence_right'] = float((says == truth)[clear].mean())
+        result['presence_right_of_hands'] = float(says[truth].mean())
+        result['presence_right_of_others'] = float((~says)[clear & ~truth].mean())
+    if 'handedness' in answer:
+        right = answer['handedness'][there] > 0.5, answer['mirrored_handedness'][there] < 0.5
+        result['handedness_right'] = float(np.mean(right))
+    return result
+
+
+def score_photos(estimators: dict[str, HandPoseEstimator], folder: str | Path) -> dict:
+    """Each model on the crops of the true boxes, left hands mirrored; and the first one without boxes."""
+    annotations = json.loads((Path(folder) / 'annotations.json').read_text())
+    images = [pictures.read(os.path.join(folder, one['file'])) for one in annotations]
+    true = np.array([one['keypoints'] for one in annotations], float)[..., :2]
+    boxes = [[*points.min(0), *points.max(0)] for points in true]
+    groups = {'freihand_like': [one['labels'] == 'pseudo' for one in annotations]}
+    groups['other_sets'] = np.logical_not(groups['freihand_like'])
+    left = np.array([one['handedness'] == 'left' for one in annotations])
+    known = np.array([one['handedness'] in ('left', 'right') for one in annotations])
+    result = {}
+    for name, estimator in estimators.items():
+        estimator.hand_side = CROP
+        for refine in (0, 1):
+            estimator.refine, found = refine, [None] * len(images)
+            for side in ('right', 'left'):
+                estimator.hand = side
+                which = np.flatnonzero(left == (side == 'left'))
+                for i, hand in zip(
+                    which, estimator.predict([images[i] for i in which], [boxes[i] for i in which]), strict=True
+                ):
+                    found[i] = hand.keypoints
+            distance = errors(np.array(found), true)
+            for group, members in groups.items():
+                result.setdefault(f'{name}, refine {refine}', {})[group] = summary(distance[np.array(members)])
+    estimator = next(iter(estimators.values()))
+    estimator.hand, estimator.refine = 'auto', 0
+    if 'handedness' in estimator.heads:
+        sides = np.array([hand.handedness == 'left' for hand in estimator.predict(images, boxes)])
+        result['handedness_right'] = float((sides == left)[known].mean())
+    for refine in (0, 1):
+        estimator.refine = refine
+        estimator.detect(images[:2])  # compiles
+        began = time.perf_counter()
+        hands = [estimator.detect([image])[0] for image in images]
+        seconds = (time.perf_counter() - began) / len(images)
+        best = [
+            min((errors(h.keypoints, t).mean() for h in found), default=9.0)
+            for found, t in zip(hands, true, strict=True)
+        ]
+        result[f'search, refine {refine}'] = {'ms_a_photo': round(1000 * seconds, 1)} | {
+            group: round(float((np.array(best)[np.array(members)] < 0.2).mean()), 4)
+            for group, members in groups.items()
+        }
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser('python -m experiments.hands', description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument('action', choices=('ship', 'score'))
+    parser.add_argument('run', nargs='?', default=str(WEIGHTS), help='a run directory; default: the shipped model')
+    parser.add_argument('--real', default='', metavar='FOLDER')
+    parser.add_argument('--published', default='', metavar='RUN')
+    parser.add_argument('--data_dir', default='runs/tensorflow_datasets')
+    parser.add_argument('--output', default='', metavar='FILE')
+    options = parser.parse_args()
+    memory.keep_freed()
+    memory.keep_compiled(memory.COMPILED)
+    if options.action == 'ship':
+        print(ship(options.run))
+        return
+    run = evaluate.load_run(options.run, {'data.data_dir': options.data_dir})
+    result = {'run': run.workdir.resolve().name, 'epoch': run.epoch, 'renders': score_renders(run)}
+    if options.real:
+        estimators = {'hands': HandPoseEstimator(run)}
+        if options.published:
+            estimators['published'] = HandPoseEstimator.load(options.published)
+        result['photos'] = score_photos(estimators, options.real)
+    result |= logbook.surroundings()
+    print(json.dumps(result, indent=2))
+    if options.output:
+        files.write_json(options.output, result)
+
+
+if __name__ == '__main__':
+    logging.set_verbosity(logging.FATAL)
+    try:
+        main()
+    except UserError as e:
+        sys.exit(f'error: {e}')
