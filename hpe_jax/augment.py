@@ -53,9 +53,11 @@ RANGES = {
     'borders': (0, 1),
     'erasing': (0, 1),
     'cover': (0, 1),
+    'away': (0, 1),
 }
 FILLS = ('black', 'replicate', 'reflect', 'random')  # nearest pixel; mirror image; any of the three, per photo
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+AWAY_SCALE = 2.5  # how much a place that `away` chooses is enlarged, at most
 BORDER = 0.25  # the widest border, as a part of the photo's size
 ERASED_AREA, ERASED_ASPECT = (0.02, 1 / 3), (0.3, 1 / 0.3)  # torchvision's; the area as a part of the photo's
 
@@ -85,7 +87,7 @@ def vary(
         flip = numbers['mirror'][0] < config.mirror
         image = jnp.where(flip, image[:, ::-1], image)
         keypoints = jnp.where(flip, jnp.stack([1 - keypoints[:, 0], keypoints[:, 1]], -1), keypoints)
-    if config.rotation or config.scale or config.shift or config.cover:
+    if config.rotation or config.scale or config.shift or config.cover or config.away:
         matrix = draw_affine(numbers, size, config)
         box, plain, aside = draw_cover(numbers['cover'], size, config.cover)
         hidden = in_box(size, box)[..., None]
@@ -187,11 +189,17 @@ def add_noise(image: Image, std: Scalar, key: Key[Array, '']) -> Image:
 
 
 def draw_affine(numbers: dict, size: tuple[int, int], config: ConfigDict) -> Float[Array, '2 3']:
-    """A rotation and scaling about the photo's middle, and a shift; in pixels of a photo of (height, width)."""
+    """A rotation and scaling about the photo's middle, or about any place of it, much enlarged, and a shift; in pixels
+    of a photo of (height, width)."""
     rotation, scale, shift = (2 * numbers[name][:2] - 1 for name in ('rotation', 'scale', 'shift'))
     extent = jnp.asarray(size[::-1], jnp.float32)
     target = (0.5 + config.shift * shift) * extent
-    return geometry.similarity(extent / 2, target, (1 + config.scale) ** scale[0], config.rotation * rotation[0])
+    middle, factor = extent / 2, (1 + config.scale) ** scale[0]
+    if config.away:
+        is_away, places = numbers['away'][0] < config.away, numbers['away'][1:4]
+        middle = jnp.where(is_away, (0.05 + 0.9 * places[:2]) * extent, middle)
+        factor = factor * jnp.where(is_away, AWAY_SCALE ** places[2], 1)
+    return geometry.similarity(middle, target, factor, config.rotation * rotation[0])
 
 
 def draw_content(numbers: Numbers, size: tuple[int, int], probability: float) -> Box:

@@ -138,6 +138,7 @@ LANGUAGE = {
     'reshape': _reshape,
     'select_n': lambda graph, eqn, which, no, yes: graph.add('Where', which, yes, no),
     'slice': _slice,
+    'sqrt': _elementwise('Sqrt'),
     'squeeze': _reshape,
     'stack': _stack,
     'sub': _elementwise('Sub'),

@@ -105,6 +105,7 @@ LANGUAGE = {
     'reshape': _to_shape,
     'select_n': lambda eqn, which, no, yes: tf.where(which, yes, no),
     'slice': _slice,
+    'sqrt': _elementwise(tf.sqrt),
     'squeeze': _to_shape,
     'stack': lambda eqn, *parts: tf.stack(parts, eqn.params['axis']),
     'sub': _elementwise(tf.subtract),

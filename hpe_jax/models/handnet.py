@@ -3,7 +3,9 @@
     stem    conv stride 2, conv stride 2                                 1/2, 1/4
     deeper  conv stride 2, residual blocks                               1/8, 1/16, 1/32
     back    1x1 conv, upsample, add the level above, residual block      1/16, 1/8, 1/4
-    out     1x1 conv to one map a keypoint, at a quarter of the input; two numbers from the deepest features
+    out     1x1 conv to one map a keypoint, at a quarter of the input
+    heads   from the deepest features: presence; and whether palm or back is seen, which makes a right or a left hand
+            of the keypoints' sense of rotation
 
 Residual blocks after He et al., "Deep residual learning for image recognition", 2016; the additive way back after Lin
 et al., "Feature pyramid networks for object detection", 2017.
@@ -19,6 +21,33 @@ from jaxtyping import Array, Float
 
 from hpe_jax.models.convolution import CONVS, choose
 from hpe_jax.models.unet import norm, upsample
+
+# Pairs of joints, as the wrist sees them: which way the second lies from the first tells a palm of a right hand from its
+# back. Mirrored, it is the other way round.
+TURNS = ((5, 17), (2, 17), (2, 9), (4, 13))
+
+
+def sense_of_rotation(logits: Float[Array, 'b h w k']) -> Float[Array, 'b t']:
+    """Sine of the angle at the wrist between the joints of each pair of TURNS, at the centres of mass of the softmax."""
+    masses = jnp.exp(logits - logits.max((1, 2), keepdims=True))
+    columns, rows = masses.sum(1), masses.sum(2)
+    total = columns.sum(1)
+
+    def place(profile):
+        at = jnp.arange(profile.shape[1], dtype=jnp.float32)[None, :, None]
+        return (profile * at).sum(1) / total
+
+    x, y = place(columns), place(rows)
+
+    def joint(array, k):
+        return lax.slice_in_dim(array, k, k + 1, axis=1)
+
+    sines = []
+    for first, second in TURNS:
+        ax, ay, bx, by = (joint(z, k) - joint(z, 0) for k in (first, second) for z in (x, y))
+        lengths = jnp.sqrt((ax**2 + ay**2) * (bx**2 + by**2) + 1e-6)
+        sines.append((ax * by - ay * bx) / lengths)
+    return jnp.concatenate(sines, 1)
 
 
 def convolution(
@@ -101,7 +130,7 @@ class HandNet(nnx.Module):
             self.down.append(nnx.List([ConvBlock(above, width, stride=2, **layers), *residual]))
             self.back.append(nnx.List([ConvBlock(width, above, 1, **layers), ResidualBlock(above, **layers)]))
         self.maps = convolution(widths[1], num_keypoints, 1, use_bias=True, **layers)
-        self.heads = nnx.Linear(widths[-1], len(self.HEADS), dtype=dtype, rngs=rngs)
+        self.heads = nnx.Linear(widths[-1], 2 + len(TURNS), dtype=dtype, rngs=rngs)
 
     def logits(self, images: Float[Array, 'b h w 3']) -> dict[str, Float[Array, '...']]:
         """Normalised crops to logits, float32: `heatmaps` (b, h / 4, w / 4, k) and one number a crop of each head.
@@ -116,14 +145,18 @@ class HandNet(nnx.Module):
             for block in level:
                 x = block(x)
             levels.append(x)
-        heads = self.heads(levels.pop().mean((1, 2))).astype(jnp.float32)
+        pooled = levels.pop().mean((1, 2))
         for (narrow, residual), above in zip(reversed(self.back), reversed(levels), strict=True):
             x = residual(above + upsample(narrow(x)))
         heatmaps = self.maps(x).astype(jnp.float32)
+        heads = self.heads(pooled).astype(jnp.float32)
+        turns = sense_of_rotation(lax.stop_gradient(heatmaps))
         # Slices, since the exports know no gather.
-        return {'heatmaps': heatmaps} | {
-            name: lax.slice_in_dim(heads, i, i + 1, axis=1).reshape(-1) for i, name in enumerate(self.HEADS)
-        }
+        presence, base, facing = (
+            lax.slice_in_dim(heads, *cut, axis=1) for cut in ((0, 1), (1, 2), (2, 2 + len(TURNS)))
+        )
+        handedness = base.reshape(-1) + (facing * turns).sum(1)
+        return {'heatmaps': heatmaps, 'presence': presence.reshape(-1), 'handedness': handedness}
 
     @staticmethod
     def multiple(widths: Sequence[int]) -> int:
