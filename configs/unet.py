@@ -59,7 +59,7 @@ def get_config() -> ConfigDict:
     # Where the photo was moved away, and in borders: 'black', 'replicate', 'reflect', or 'random'ly one of them.
     augment.fill = 'black'
     augment.erasing = 0.0  # probability that a rectangle of random pixels hides a part
-    # Probability that any place of the photo becomes the middle, enlarged: mostly no hand, for a network that is to tell.
+    # Probability that any place of the photo becomes the middle, enlarged: mostly no hand, for the head of presence.
     augment.away = 0.0
     augment.cover = 0.0  # probability that a rectangle of one colour, or of another part of the photo, hides a part
 

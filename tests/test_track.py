@@ -5,7 +5,7 @@ import pytest
 
 from hpe_jax import HandPose, HandPoseEstimator
 from hpe_jax.estimator import SMALLEST_SIDE
-from hpe_jax.track import OneEuro, Tracker
+from hpe_jax.track import HandsTracker, OneEuro, Tracker
 from tests.test_estimator import canvas
 
 POINTS = np.random.default_rng(0).random((21, 2)) * 100
@@ -186,3 +186,49 @@ def test_a_hand_that_fell_together_to_a_point_is_smoothed_like_a_small_one():
     for i in range(3):
         expected = smooth(np.full((21, 2), i + 1.0), i / 10, SMALLEST_SIDE)
         np.testing.assert_array_equal(track(IMAGE, i / 10).hand.keypoints, expected)
+
+
+class Scene(HandPoseEstimator):
+    """An estimator of pictures in which hands lie at places x (in the frame's number) with a presence."""
+
+    def __init__(self, frames: list[dict[int, float]]):
+        self.min_score, self.frames, self.asked = 0.5, frames, []
+
+    def hands(self) -> list[HandPose]:
+        scores, frame = np.ones(21, np.float32), self.frames[self.frame]
+        return [HandPose(POINTS + [x, 0], scores, 'right', presence) for x, presence in frame.items()]
+
+    def detect(self, images, max_hands=2):
+        self.asked.append('search')
+        return [[one for one in self.hands() if one.score >= self.min_score][:max_hands]]
+
+    def follow(self, image, last):
+        self.asked.append(f'follow {len(last)}')
+        return [min(self.hands(), key=lambda one: abs(one.keypoints[0, 0] - before.keypoints[0, 0])) for before in last]
+
+
+def tracked(frames: list[dict[int, float]], **options) -> tuple[list[list[int]], list[str]]:
+    """Where the hands of each frame are, and what the estimator was asked."""
+    scene, places = Scene(frames), []
+    track = HandsTracker(scene, **options)
+    for scene.frame in range(len(frames)):
+        places.append([round(one.keypoints[0, 0] - POINTS[0, 0]) for one in track(IMAGE, scene.frame / 10)])
+    return places, scene.asked
+
+
+def test_two_hands_are_followed_in_one_pass_and_each_keeps_its_place():
+    places, asked = tracked([{0: 0.9, 900: 0.8}, {905: 0.9, 3: 0.7}, {6: 0.9, 910: 0.2}, {9: 0.9, 915: 0.9}])
+    assert places == [[0, 900], [3, 905], [6], [9]]  # a further hand is looked for every tenth frame
+    assert asked == ['search', 'follow 2', 'follow 2', 'follow 1']
+
+
+def test_every_tenth_frame_is_searched_for_a_further_hand_and_every_one_for_the_first():
+    places, asked = tracked([{}] + [{0: 0.9}] + 11 * [{0: 0.9, 900: 0.9}])
+    assert places[:2] == [[], [0]] and places[10] == [0] and places[11] == [0, 900]
+    assert [i for i, what in enumerate(asked) if what == 'search'] == [0, 1, 12]
+    assert tracked(13 * [{0: 0.9, 900: 0.9}], max_hands=1)[1] == ['search'] + 12 * ['follow 1']
+
+
+def test_two_tracks_on_one_hand_become_one():
+    places, _ = tracked([{0: 0.9, 900: 0.8}, {450: 0.9}])
+    assert places[1] == [450]

@@ -22,13 +22,13 @@ from jaxtyping import Array, Float
 from hpe_jax.models.convolution import CONVS, choose
 from hpe_jax.models.unet import norm, upsample
 
-# Pairs of joints, as the wrist sees them: which way the second lies from the first tells a palm of a right hand from its
-# back. Mirrored, it is the other way round.
+# Pairs of joints, as the wrist sees them: which way the second lies from the first tells a palm of a right hand from
+# its back. Mirrored, it is the other way round.
 TURNS = ((5, 17), (2, 17), (2, 9), (4, 13))
 
 
 def sense_of_rotation(logits: Float[Array, 'b h w k']) -> Float[Array, 'b t']:
-    """Sine of the angle at the wrist between the joints of each pair of TURNS, at the centres of mass of the softmax."""
+    """Sine of the angle at the wrist between the joints of each pair of TURNS, at the softmax's centres of mass."""
     masses = jnp.exp(logits - logits.max((1, 2), keepdims=True))
     columns, rows = masses.sum(1), masses.sum(2)
     total = columns.sum(1)
