@@ -67,7 +67,7 @@ def check(config: ConfigDict) -> None:
     for field, known in choices.items():
         value = fields(config)[field]
         if value not in known:
-            raise UserError(f'config.{field}={value!r}: unknown; choose from {", ".join(known)}')
+            raise UserError(f'config.{field}={value!r}: unknown; choose from {", ".join(map(str, known))}')
     for name in config.eval.decoders:
         if name not in heatmap.DECODERS:
             raise UserError(f'config.eval.decoders.{name}: unknown; choose from {", ".join(heatmap.DECODERS)}')

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
 from ml_collections import ConfigDict
 
 
@@ -38,11 +37,11 @@ def make(config: ConfigDict, steps_per_epoch: int) -> optax.GradientTransformati
     Feed every step's loss, and how many steps the whole training has: `update(grads, state, params, value=loss,
     horizon=steps)`.
     """
-    if config.schedule == 'cosine':
+    if config.get('schedule') == 'cosine':
         schedule = warmup_cosine(**config.cosine)
     else:
         schedule = reduce_on_plateau(steps_per_epoch, **config.plateau)
-    clip = [optax.clip_by_global_norm(config.clip)] if config.clip else []
+    clip = [optax.clip_by_global_norm(config.clip)] if config.get('clip') else []
     return optax.chain(*clip, OPTIMIZERS[config.name](config.learning_rate, **config.options), schedule)
 
 
@@ -68,8 +67,8 @@ def cosine_factor(progress, warmup: float, final: float) -> jax.Array:
     return jnp.where(progress < warmup, progress / max(warmup, 1e-9), cosine)
 
 
-def average(averaged: nnx.State, state: nnx.State, step: jax.Array, decay: float) -> nnx.State:
-    """One step of the exponential moving average of a model's state, which is shorter while it is young.
+def average(averaged, state, step: jax.Array, decay: float):
+    """One step of the exponential moving average of a model's state (any tree), which is shorter while it is young.
 
     The decay of step t (from 0) is min(decay, (1 + t) / (10 + t)), as in TensorFlow's ExponentialMovingAverage.
     """
@@ -102,7 +101,9 @@ def learning_rate(config: ConfigDict, opt_state: optax.OptState, horizon: float 
     horizon: steps of the whole training, for the schedule 'cosine'.
     """
     last = opt_state[-1]
-    factor = cosine_factor(int(last.count) / horizon, **config.cosine) if config.schedule == 'cosine' else last.scale
+    factor = (
+        cosine_factor(int(last.count) / horizon, **config.cosine) if config.get('schedule') == 'cosine' else last.scale
+    )
     return config.learning_rate * float(factor)
 
 

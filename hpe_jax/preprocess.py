@@ -73,8 +73,9 @@ def targets(batch: Batch, config: ConfigDict) -> Float[AnyArray, 'b h w 21']:
     """The true heatmaps: the host's, or made here from the keypoints (`config` is config.heatmap)."""
     if 'heatmaps' in batch:
         return batch['heatmaps']
-    size = tuple(n // config.stride for n in batch['image'].shape[1:3])
-    return heatmap.encode(batch['keypoints'], batch['visible'], size, config.sigma / config.stride, config.codec)
+    stride = config.get('stride', 1)
+    size = tuple(n // stride for n in batch['image'].shape[1:3])
+    return heatmap.encode(batch['keypoints'], batch['visible'], size, config.sigma / stride, config.codec)
 
 
 def counted(batch: Batch) -> Bool[AnyArray, 'b 21']:

@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from configs import tiny, unet
+from configs import hands, tiny, unet
 from hpe_jax import augment, configuration
 from hpe_jax.errors import UserError
 
@@ -123,9 +123,9 @@ def test_a_directory_without_a_whole_config(tmp_path, content, message):
         configuration.load(tmp_path)
 
 
-def test_augmentation_is_off_in_every_recipe_but_the_quick_starts_quarter_turns():
+def test_augmentation_is_off_in_the_reference_recipe():
     assert not augment.is_on(unet.get_config().augment) and not unet.get_config().augment.quarter_turns
-    assert set(unet.get_config().augment) == {'quarter_turns', 'fill', *augment.RANGES}
+    assert set(unet.get_config().augment) == {'left', 'quarter_turns', 'fill', *augment.RANGES}
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_augmentation_is_off_in_every_recipe_but_the_quick_starts_quarter_turns(
         ('hue', 0.6, 'config.augment.hue=0.6: must lie between 0 and 0.5'),
         ('blur', -1.0, 'config.augment.blur=-1.0: must lie between 0 and 10'),
         ('scale', float('nan'), 'config.augment.scale=nan: must lie between 0 and 1'),
-        ('fill', 'grey', "config.augment.fill='grey': unknown; choose from black, replicate, random"),
+        ('fill', 'grey', "config.augment.fill='grey': unknown; choose from black, replicate, reflect, random"),
     ],
 )
 def test_augmentation_out_of_its_range(field, value, message):
@@ -168,3 +168,28 @@ def test_processes_of_one_run_have_one_config_in_one_place(tmp_path):
     config.train.images_every = 7
     with pytest.raises(UserError, match='all processes need the same command'):
         configuration.check_alike(config, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ({'heatmap.stride': 4}, 'config.heatmap.stride=4: unknown; choose from 1'),
+        ({'heatmap.activation': 'relu'}, "config.heatmap.activation='relu': unknown; choose from sigmoid, softmax"),
+        ({'optimizer.schedule': 'step'}, "config.optimizer.schedule='step': unknown; choose from plateau, cosine"),
+        ({'loss.presence': 1.0}, 'config.loss.presence=1.0: unet has no such head; set 0'),
+        ({'augment.left': 1.5}, 'config.augment.left=1.5: must lie between 0 and 1'),
+    ],
+)
+def test_what_does_not_go_with_the_network_is_refused(change, message):
+    config = unet.get_config()
+    config.update_from_flattened_dict(change)
+    with pytest.raises(UserError, match=re.escape(message)):
+        configuration.check(config)
+
+
+def test_hosts_heatmaps_are_as_large_as_the_photos():
+    config = hands.get_config()
+    config.data.update(source='tfdata', targets='host')
+    config.augment = unet.get_config().augment
+    with pytest.raises(UserError, match='as large as the photos'):
+        configuration.check(config)

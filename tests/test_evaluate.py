@@ -66,9 +66,12 @@ def test_padding_does_not_count(step_and_state):
 def test_perfect_heatmaps_score_perfectly(monkeypatch):
     data = examples(8)
     data['keypoints'] = 0.2 + 0.6 * data['keypoints']
-    monkeypatch.setattr(
-        evaluate, 'make_predict', lambda *_: lambda state, batch: preprocess.targets(batch, CONFIG.heatmap)
-    )
+
+    def perfect(state, batch):
+        heatmaps = preprocess.targets(batch, CONFIG.heatmap)
+        return {'heatmaps': heatmaps, 'logits': jnp.log(heatmaps + 1e-9) - jnp.log1p(1e-9 - heatmaps)}
+
+    monkeypatch.setattr(evaluate, 'make_predict', lambda *_: perfect)
     model = models.make(CONFIG)
     step = evaluate.make_eval_step(CONFIG, model, MEAN, STD, ['window', 'mean'])
     result = evaluate.evaluate(step, nnx.state(model), [data])

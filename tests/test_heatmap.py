@@ -151,3 +151,13 @@ def test_reference_codec_loses_the_fraction_of_a_pixel():
     truth = np.float32([[70.75 / 128, 60.25 / 128]])
     maps = heatmap.encode(jnp.asarray(truth), jnp.array([True]), (128, 128), 3.0, 'reference')
     np.testing.assert_allclose(heatmap.decode(maps, 'mean', 'reference') * 128, [[70, 60]], atol=1e-3)
+
+
+def test_softmax_of_an_ideal_map_has_the_peak_1_and_its_keypoint():
+    keypoints = jnp.array([[[0.4, 0.6], [0.52, 0.3]]])
+    target = heatmap.encode(keypoints, jnp.ones((1, 2), bool), (32, 32), 1.25)
+    maps = heatmap.activate(jnp.log(target + 1e-12), 'softmax', 1.25)
+    np.testing.assert_allclose(maps, target, atol=2e-3)
+    np.testing.assert_allclose(heatmap.decode(maps[0], radius=3.0), keypoints[0], atol=1e-3)
+    assert (heatmap.activate(100 * jnp.log(target + 1e-12), 'softmax', 1.25) <= 1).all()
+    np.testing.assert_array_equal(heatmap.activate(jnp.log(target), 'sigmoid', 1.0), jax.nn.sigmoid(jnp.log(target)))

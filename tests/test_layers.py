@@ -10,10 +10,11 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / 'hpe_jax'
 LAYERS = [
     {'errors', 'hand', 'memory'},
-    {'geometry', 'files', 'pictures', 'models.convolution', 'sharding', 'jaxprs'},
-    {'augment', 'heatmap', 'losses', 'metrics', 'models.unet', 'optim', 'data.freihand', 'video', 'predictions'}
+    {'geometry', 'files', 'pictures', 'sharding', 'jaxprs'},
+    {'augment', 'heatmap', 'losses', 'metrics', 'models.convolution', 'optim', 'data.freihand', 'video', 'predictions'}
     | {'onnx_graph', 'tflite_graph'},
-    {'data.synthetic_hands', 'formats'},
+    {'data.synthetic_hands', 'formats', 'models.unet'},
+    {'models.handnet'},
     {'models', 'preprocess', 'visualize', 'data.prepared', 'logbook', 'inputs'},
     {'configuration', 'checkpoint', 'data.pipeline', 'data.resident', 'data.live'},
     {'evaluate', 'torch_weights'},

@@ -96,3 +96,54 @@ def test_muon_turns_kernels_by_orthogonal_matrices_and_all_else_as_adam_does():
     assert spread < np.log(1.7) and before > np.log(2)
     assert np.sqrt((kernel**2).mean()) == pytest.approx(0.2 * 0.01, rel=0.25)
     assert (kernel * gradient).sum() < 0
+
+
+def test_the_cosine_schedule_at_its_corners():
+    at = [0, 0.05, 0.1, 0.55, 1, 1.2]
+    found = [float(optim.cosine_factor(progress, 0.1, 0.01)) for progress in at]
+    np.testing.assert_allclose(found, [0, 0.5, 1, 0.505, 0.01, 0.01], atol=1e-6)
+
+
+def test_the_cosine_scales_each_step_by_the_part_that_is_done_of_whatever_the_horizon_is():
+    cosine = {'warmup': 0.25, 'final': 0.0}
+    config = ConfigDict({'name': 'sgd', 'learning_rate': 2.0, 'options': {}, 'schedule': 'cosine', 'cosine': cosine})
+    tx = optim.make(config, steps_per_epoch=1)
+    state = tx.init(jnp.zeros(()))
+    steps = []
+    for horizon in (8.0, 8.0, 4.0, 4.0):
+        update, state = tx.update(jnp.ones(()), state, jnp.zeros(()), value=jnp.zeros(()), horizon=horizon)
+        steps.append(float(update))
+    factors = [0, 0.5, (1 + np.cos(np.pi / 3)) / 2, (1 + np.cos(np.pi * 2 / 3)) / 2]
+    np.testing.assert_allclose(steps, [-2 * factor for factor in factors], atol=1e-6)
+    assert optim.learning_rate(config, state, 16.0) == pytest.approx(2.0)
+
+
+def test_a_large_gradient_is_clipped_to_the_norm():
+    config = ConfigDict({'name': 'sgd', 'learning_rate': 1.0, 'options': {}, 'plateau': PLATEAU, 'clip': 5.0})
+    tx = optim.make(config, steps_per_epoch=1)
+    update, _ = tx.update(
+        jnp.array([30.0, 40.0]), tx.init(jnp.zeros(2)), jnp.zeros(2), value=jnp.zeros(()), horizon=1.0
+    )
+    np.testing.assert_allclose(update, [-3, -4], rtol=1e-6)
+
+
+def test_the_average_is_short_while_it_is_young():
+    averaged, expected = {'w': jnp.zeros(2), 'n': jnp.array(0)}, np.zeros(2)
+    for step in range(30):
+        value = np.array([step, -1.0])
+        averaged = optim.average(averaged, {'w': jnp.float32(value), 'n': jnp.array(step)}, jnp.array(step), 0.7)
+        decay = min(0.7, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * value
+    np.testing.assert_allclose(averaged['w'], expected, rtol=1e-5)
+    assert averaged['n'] == 29
+
+
+def test_muon_leaves_the_last_kernel_to_adam_with_its_own_rate():
+    params = {'conv': {'kernel': jnp.ones((3, 3, 4, 8))}, 'maps': {'kernel': jnp.ones((1, 1, 8, 4))}, 'b': jnp.ones(3)}
+    tx = optim.muon(0.1, adam_learning_rate=0.01)
+    grads = jax.tree.map(lambda x: jnp.float32(np.random.default_rng(0).normal(size=x.shape)), params)
+    updates, _ = tx.update(grads, tx.init(params), params)
+    for name in ('maps', 'b'):  # Adam's first step with Nesterov is 1.47 times the rate, whatever the gradient
+        np.testing.assert_allclose(np.abs(jax.tree.leaves(updates[name])[0]), 0.01474, rtol=1e-2)
+    rms = float(jnp.sqrt((updates['conv']['kernel'] ** 2).mean()))
+    assert rms == pytest.approx(0.1 * 0.2, rel=0.3)

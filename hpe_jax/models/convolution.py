@@ -120,7 +120,9 @@ def _backward(stride, kind, kept, dy):
 conv.defvjp(_forward, _backward)
 
 
-def _input_gradient_of_stride_2(dy: Float[Array, 'b h w o'], kernel: Float[Array, '3 3 c o'], convolve) -> Image:
+def _input_gradient_of_stride_2(
+    dy: Float[Array, 'b h w o'], kernel: Float[Array, '3 3 c o'], convolve
+) -> Float[Array, 'b i j c']:
     """One 2x2 convolution gives the pixels of even and odd rows and columns as four times the channels.
 
     Along an axis an even pixel is under the kernel's middle once, an odd one under its last and then its first place.

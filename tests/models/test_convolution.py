@@ -1,3 +1,6 @@
+import json
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,8 +36,52 @@ def test_bfloat16_is_summed_in_float32():
     assert gradient.dtype == jnp.bfloat16 and gradient[1, 1, 0, 0] == 1600
 
 
+@pytest.mark.parametrize('kind', convolution.KINDS)
+@pytest.mark.parametrize(('size', 'stride', 'shape'), [(3, 1, (8, 6)), (3, 2, (8, 6)), (3, 2, (7, 9)), (1, 1, (5, 7))])
+def test_every_kind_is_xlas_convolution(kind, size, stride, shape):
+    if kind.startswith('onednn') and not onednn:
+        pytest.skip('this jaxlib has no oneDNN convolution that works')
+    rng = np.random.default_rng(0)
+    x, kernel = integers(rng, 2, *shape, 3), integers(rng, size, size, 3, 4)
+    value, pull = jax.vjp(lambda x, k: convolution.conv(x, k, stride, kind), x, kernel)
+    expected, expected_pull = jax.vjp(lambda x, k: convolution._xla(x, k, stride, (size // 2, size // 2)), x, kernel)
+    dy = integers(rng, *expected.shape)
+    for ours, theirs in zip((value, *pull(dy)), (expected, *expected_pull(dy)), strict=True):
+        # Small whole numbers are exact, in bfloat16 up to 256.
+        np.testing.assert_allclose(ours, theirs, atol=0 if np.abs(theirs).max() <= 256 else 1e-2 * np.abs(theirs).max())
+
+
+onednn = convolution.onednn_works.__wrapped__()
+
+
 def test_auto_is_the_one_for_the_backend(monkeypatch):
+    monkeypatch.setattr(convolution, 'onednn_works', lambda: False)
     assert convolution.choose('auto') == 'im2col_grad'
     assert convolution.choose('xla') == 'xla'
+    monkeypatch.setattr(convolution, 'onednn_works', lambda: True)
+    assert convolution.choose('auto') == 'onednn'
     monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
     assert convolution.choose('auto') == 'xla'
+
+
+@pytest.mark.parametrize('code', ['import os; os.abort()', 'print("other")', 'raise SystemExit(1)'])
+def test_onednn_is_not_used_where_its_trial_fails(monkeypatch, tmp_path, code):
+    monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', str(tmp_path))
+    monkeypatch.setattr(convolution, 'TRIAL', code)
+    assert convolution.onednn_works.__wrapped__() is False
+    kept = list(tmp_path.iterdir())
+    assert len(kept) == 1 and json.loads(kept[0].read_text()) == {'works': False}
+    monkeypatch.setattr(convolution, 'TRIAL', 'print("works")')
+    assert convolution.onednn_works.__wrapped__() is False  # it was tried before
+
+
+def test_onednn_is_for_x86_linux_and_known_jaxlibs(monkeypatch, tmp_path):
+    monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', str(tmp_path))
+    monkeypatch.setattr(convolution, 'TRIAL', 'print("works")')
+    monkeypatch.setattr(convolution.platform, 'machine', lambda: 'aarch64')
+    assert convolution.onednn_works.__wrapped__() is False
+    monkeypatch.setattr(convolution.platform, 'machine', lambda: 'x86_64')
+    monkeypatch.setattr(convolution, 'ONEDNN_JAXLIBS', ((0, 1), (0, 2)))
+    assert convolution.onednn_works.__wrapped__() is False
+    monkeypatch.setattr(convolution, 'ONEDNN_JAXLIBS', ((0, 1), (9, 0)))
+    assert convolution.onednn_works.__wrapped__() is (sys.platform == 'linux')
