@@ -121,7 +121,7 @@ conv.defvjp(_forward, _backward)
 
 
 def _input_gradient_of_stride_2(
-    dy: Float[Array, 'b h w o'], kernel: Float[Array, '3 3 c o'], convolve
+    dy: Float[Array, 'b h w o'], kernel: Float[Array, '3 3 c o'], convolve: Callable
 ) -> Float[Array, 'b i j c']:
     """One 2x2 convolution gives the pixels of even and odd rows and columns as four times the channels.
 

@@ -25,6 +25,7 @@ from hpe_jax.models.unet import norm, upsample
 # Pairs of joints, as the wrist sees them: which way the second lies from the first tells a palm of a right hand from
 # its back. Mirrored, it is the other way round.
 TURNS = ((5, 17), (2, 17), (2, 9), (4, 13))
+HIDDEN = 64  # units between the pooled features and the heads
 
 
 def sense_of_rotation(logits: Float[Array, 'b h w k']) -> Float[Array, 'b t']:
@@ -130,7 +131,8 @@ class HandNet(nnx.Module):
             self.down.append(nnx.List([ConvBlock(above, width, stride=2, **layers), *residual]))
             self.back.append(nnx.List([ConvBlock(width, above, 1, **layers), ResidualBlock(above, **layers)]))
         self.maps = convolution(widths[1], num_keypoints, 1, use_bias=True, **layers)
-        self.heads = nnx.Linear(widths[-1], 2 + len(TURNS), dtype=dtype, rngs=rngs)
+        self.hidden = nnx.Linear(widths[-1], HIDDEN, dtype=dtype, rngs=rngs)
+        self.heads = nnx.Linear(HIDDEN, 2 + len(TURNS), dtype=dtype, rngs=rngs)
 
     def logits(self, images: Float[Array, 'b h w 3']) -> dict[str, Float[Array, '...']]:
         """Normalised crops to logits, float32: `heatmaps` (b, h / 4, w / 4, k) and one number a crop of each head.
@@ -149,7 +151,7 @@ class HandNet(nnx.Module):
         for (narrow, residual), above in zip(reversed(self.back), reversed(levels), strict=True):
             x = residual(above + upsample(narrow(x)))
         heatmaps = self.maps(x).astype(jnp.float32)
-        heads = self.heads(pooled).astype(jnp.float32)
+        heads = self.heads(nnx.relu(self.hidden(pooled))).astype(jnp.float32)
         turns = sense_of_rotation(lax.stop_gradient(heatmaps))
         # Slices, since the exports know no gather.
         presence, base, facing = (
