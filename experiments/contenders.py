@@ -142,10 +142,10 @@ class Ours:
             files = [photo_file()] * batch_size
             return calls(lambda: estimator.predict([pictures.read(file) for file in files]), seconds)
         state = nnx.state(self.run.model)
-        run = self.jax.jit(evaluate.make_predict(self.run.model, self.run.mean, self.run.std))
+        run = self.jax.jit(evaluate.make_predict(self.config, self.run.model, self.run.mean, self.run.std))
         shape = batch_size, *[self.settings['size']] * 2, 3
         photos = self.jax.device_put(np.random.default_rng(0).random(shape, np.float32))
-        return calls(lambda: run(state, {'image': photos}).block_until_ready(), seconds)
+        return calls(lambda: self.jax.block_until_ready(run(state, {'image': photos})), seconds)
 
     def facts(self) -> dict:
         """What a step is by XLA's count, and what the device can do."""

@@ -60,7 +60,7 @@ def test_a_killed_run_goes_on_with_what_it_has(made, tmp_path, monkeypatch):
 
 
 def test_the_builder_reads_it_like_freihand_with_the_mask_on_top(made, tmp_path, monkeypatch):
-    monkeypatch.setattr(generate, 'write', lambda path, number, preset: shutil.copytree(made, path))
+    monkeypatch.setattr(generate, 'write', lambda path, number, preset, size: shutil.copytree(made, path))
     builder = Builder(config=Builder.find_config(f'studio_{NUMBER}'), data_dir=str(tmp_path))
     builder.download_and_prepare()
     source = builder.as_data_source('train', decoders={'image': tfds.decode.SkipDecoding()})
