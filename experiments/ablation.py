@@ -296,7 +296,7 @@ def compare(
     files.check_writable(output)
     summary = summarise(runs, train_all(runs, jobs))
     base = Run('', 0, config_file, {}, output).config()
-    about = {'config_file': config_file, 'config': plain(base), 'decoder': decoder, **logbook.surroundings()}
+    about = {'config_file': config_file, 'config': plain(base), 'decoder': decoder, **logbook.environment()}
     results = {**about, 'jobs': jobs, 'wall_time_s': wall_time(summary), 'arms': summary}
     files.write_json(output / 'results.json', results)
     files.write_text(output / 'table.md', table(summary))

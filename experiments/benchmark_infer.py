@@ -4,8 +4,8 @@
 
 'network' is photos as floats to heatmaps, on the device. 'file to keypoints', ours alone, is all that hpe_jax.predict
 does: a JPEG of 640 x 480 read, cropped, resized, normalised, through the network, decoded, in pixels of the photo;
-'refined once', its default, crops again around what was found and looks once more. The contenders are those of
-contenders.py.
+'refined once', its default, crops again around what was found and looks once more. The implementations are those of
+implementations.py.
 """
 
 import statistics
@@ -13,30 +13,30 @@ import sys
 
 from absl import app, flags
 
-from experiments import contenders
+from experiments import implementations
 from hpe_jax import files
 from hpe_jax.errors import UserError
 
 SECONDS = flags.DEFINE_float('seconds', 2, 'How long each is measured at each batch size in a round.')
 TURNS = flags.DEFINE_integer('turns', 2, 'How often each has its turn.')
 SIZE = flags.DEFINE_integer('image_size', 128, 'The side of the photos, pixels.')
-ONLY = flags.DEFINE_string('only', '', 'Only contenders whose names this regular expression finds.')
+ONLY = flags.DEFINE_string('only', '', 'Only implementations whose names this regular expression finds.')
 OUTPUT = flags.DEFINE_string('output', '', 'Also write all numbers to this JSON file.')
 BATCH_SIZES = flags.DEFINE_multi_integer('at', [1, 8, 48, 64, 256], 'Batch sizes.')
 
 
 def main(_) -> None:
-    surroundings, gpu = contenders.describe()
+    surroundings, gpu = implementations.describe()
     settings = {'size': SIZE.value, 'batch_size': 1, 'gpu': gpu, 'dataset': '', 'data_dir': ''}
-    wanted = contenders.chosen(gpu, ONLY.value)
+    wanted = implementations.chosen(gpu, ONLY.value)
     wanted = {name: spec for name, spec in wanted.items() if 'xla' not in name}  # which differs in gradients alone
     seconds, failed = {}, {}
     for _ in range(TURNS.value):
         for name, spec in wanted.items():  # one at a time: at batch 256 their memories together are too much
-            running, broken = contenders.start(settings, {name: spec}, 'infer', 'network', 1, 0.0)
+            running, broken = implementations.start(settings, {name: spec}, 'infer', 'network', 1, 0.0)
             failed |= broken
             for contender in running.values():
-                for what in ('network',) if 'torch' in spec else ('network', *contenders.LOOKS):
+                for what in ('network',) if 'torch' in spec else ('network', *implementations.LOOKS):
                     by_size = seconds.setdefault(f'{name}: {what}', {n: [] for n in BATCH_SIZES.value})
                     for n, values in by_size.items():
                         values.append(statistics.median(contender('infer', what, n, SECONDS.value)))

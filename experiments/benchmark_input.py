@@ -32,7 +32,7 @@ def rate(batches, batch_size: int) -> float:
     return number / (time.perf_counter() - began)
 
 
-def measure(photos: prepared.Split, config, mean, std) -> dict[str, list[float]]:
+def measure(photos: prepared.Split, config) -> dict[str, list[float]]:
     """Rates of every pass, by what was measured; the ways take turns, so that a slow moment hits all of them."""
     size, batch_size = config.data.image_size, config.train.batch_size
     began = time.perf_counter()
@@ -42,7 +42,7 @@ def measure(photos: prepared.Split, config, mean, std) -> dict[str, list[float]]
         for source, split in (('jpeg', photos), ('cache', cached)):
             for targets in ('host', 'device'):
                 config.data.targets = targets
-                batches = pipeline.Pipeline(split, config.data, config.heatmap, mean, std).once(batch_size)
+                batches = pipeline.Pipeline(split, config.data, config.heatmap).once(batch_size)
                 name = f'{source}, {"with heatmaps" if targets == "host" else "uint8 photos and keypoints"}'
                 rates.setdefault(name, []).append(rate(batches, batch_size))
     return rates
@@ -52,7 +52,7 @@ def main(_) -> None:
     config = unet.get_config()
     config.data.update(dataset=DATASET.value, data_dir=DATA_DIR.value)
     photos = prepared.load(prepared.open_dataset(config.data), 'train+validation+test')
-    rates = measure(photos, config, (0.5,) * 3, (0.25,) * 3)
+    rates = measure(photos, config)
     device = f'{os.cpu_count()} cores, {platform.machine()}, load {os.getloadavg()[0]:.1f} at the end'
     print(f'{len(photos)} photos of {DATASET.value} to {config.data.image_size}x{config.data.image_size}, {device}\n')
     print('| examples a second | median | lowest | highest |\n| --- | ---: | ---: | ---: |')

@@ -30,7 +30,7 @@ def black_split(path: str, number: int, size: int) -> prepared.Split:
     np.lib.format.open_memmap(path, 'w+', np.uint8, (number, size, size, 3)).flush()
     keypoints, xyz = np.full((number, 21, 2), 0.5, np.float32), np.zeros((number, 21, 3), np.float32)
     names = np.arange(number).astype(str)
-    return prepared.Split(np.load(path, mmap_mode='r'), keypoints, np.ones((number, 21), bool), xyz, names)
+    return prepared.Split(np.load(path, mmap_mode='r'), keypoints, xyz, names)
 
 
 def in_use() -> int:
@@ -50,8 +50,7 @@ def main(_) -> None:
     with tempfile.TemporaryDirectory(dir='runs' if os.path.isdir('runs') else None) as folder:
         split = black_split(f'{folder}/photos.npy', PHOTOS.value, SIZE.value)
         graphdef, state = nnx.split(train.TrainState(config))
-        mean, std = np.full(3, 0.4, np.float32), np.full(3, 0.2, np.float32)
-        step = train.make_train_step(config, graphdef, mean, std, resident.Resident.expand)
+        step = train.make_train_step(config, graphdef, resident.Resident.expand)
         before = in_use()
         source = resident.Resident(split)
         jax.block_until_ready(source.arrays)
@@ -64,7 +63,7 @@ def main(_) -> None:
         after = in_use()
     photos = PHOTOS.value * (3 * SIZE.value**2 + 21 * 9)
     record = {
-        **logbook.surroundings(),
+        **logbook.environment(),
         'photos': PHOTOS.value,
         'arithmetic_bytes': {'photos': photos, 'step, by XLA': step_needs, 'together': photos + step_needs},
         'measured_bytes': {'before': before, 'photos': held - before, 'photos and training': after - before},

@@ -12,7 +12,7 @@ import sys
 
 from absl import app, flags
 
-from experiments import contenders
+from experiments import implementations
 from hpe_jax import files
 from hpe_jax.errors import UserError
 
@@ -22,18 +22,18 @@ EPOCH = flags.DEFINE_integer('epoch_steps', 0, 'Steps an epoch; 0: 4 on a CPU, 5
 EPOCHS = flags.DEFINE_integer('epochs', 5, 'How many epochs are timed.')
 BATCH = flags.DEFINE_integer('batch_size', 48, 'Photos a step.')
 SIZE = flags.DEFINE_integer('image_size', 128, 'Their side, pixels.')
-ONLY = flags.DEFINE_string('only', '', 'Only contenders whose names this regular expression finds.')
+ONLY = flags.DEFINE_string('only', '', 'Only implementations whose names this regular expression finds.')
 DATASET = flags.DEFINE_string('dataset', 'synthetic_hands/studio', 'Of the epochs; as config.data.dataset.')
 DATA_DIR = flags.DEFINE_string('data_dir', 'runs/tensorflow_datasets', 'As config.data.data_dir.')
 OUTPUT = flags.DEFINE_string('output', '', 'Also write all numbers to this JSON file.')
 
 
 def main(_) -> None:
-    os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')  # the contenders share a GPU
-    surroundings, gpu = contenders.describe()
+    os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')  # the implementations share a GPU
+    surroundings, gpu = implementations.describe()
     settings = {'size': SIZE.value, 'batch_size': BATCH.value, 'gpu': gpu}
     settings |= {'dataset': DATASET.value, 'data_dir': DATA_DIR.value}
-    running, failed = contenders.start(settings, contenders.chosen(gpu, ONLY.value), 'turn', 3)
+    running, failed = implementations.start(settings, implementations.chosen(gpu, ONLY.value), 'turn', 3)
     steps, epoch_steps = STEPS.value or (20 if gpu else 1), EPOCH.value or (50 if gpu else 4)
     seconds = {name: [] for name in running}
     for _ in range(ROUNDS.value):

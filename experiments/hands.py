@@ -22,17 +22,19 @@ import numpy as np
 from absl import logging
 from flax import nnx
 
-from hpe_jax import configuration, evaluate, files, geometry, logbook, memory, pictures
+from hpe_jax import configuration, files, geometry, logbook, runtime, trained_model
 from hpe_jax.data import prepared, resident
 from hpe_jax.errors import UserError
-from hpe_jax.estimator import WEIGHTS, HandPoseEstimator
+from hpe_jax.inference.estimator import HandPoseEstimator
+from hpe_jax.inference.images import read as read_image
+from hpe_jax.trained_model import SHIPPED
 
 CROP = 0.53  # of a crop that the hand's box takes, for all models alike
 
 
-def ship(workdir: str | Path, target: str | Path = WEIGHTS) -> Path:
+def ship(workdir: str | Path, target: str | Path = SHIPPED) -> Path:
     """Copies the best checkpoint, without the optimiser's state, and the config; the model card stays."""
-    run, target = evaluate.load_run(workdir), Path(target)
+    run, target = trained_model.load(workdir), Path(target)
     shutil.rmtree(target / 'checkpoints', ignore_errors=True)
     source = Path(workdir) / 'checkpoints' / str(run.epoch)
     shutil.copytree(source, target / 'checkpoints' / str(run.epoch), ignore=shutil.ignore_patterns('optimizer'))
@@ -55,11 +57,11 @@ def summary(distance: np.ndarray) -> dict[str, float]:
     return {'hands': len(distance)} | {name: round(float(value), 4) for name, value in figures.items()}
 
 
-def score_renders(run: evaluate.Run, split: str = 'test') -> dict:
+def score_renders(run: trained_model.TrainedModel, split: str = 'test') -> dict:
     """Keypoints of centred right hands, and both heads on the split as it is and mirrored."""
     builder = prepared.open_dataset(run.config.data)
     photos = resident.load(builder, {split: split}, run.config.data.image_size)[split]
-    infer = jax.jit(evaluate.make_infer(run.config, run.model, run.mean, run.std, run.config.eval.decoder))
+    infer = jax.jit(trained_model.make_infer(run.config, run.model, run.config.eval.decoder))
     state, parts = nnx.state(run.model), defaultdict(list)
     for start in range(0, len(photos) - 63, 64):
         batch = np.asarray(photos.photos[start : start + 64])
@@ -86,7 +88,7 @@ def score_renders(run: evaluate.Run, split: str = 'test') -> dict:
 def score_photos(estimators: dict[str, HandPoseEstimator], folder: str | Path) -> dict:
     """Each model on the crops of the true boxes, left hands mirrored; and the first one without boxes."""
     annotations = json.loads((Path(folder) / 'annotations.json').read_text())
-    images = [pictures.read(os.path.join(folder, one['file'])) for one in annotations]
+    images = [read_image(os.path.join(folder, one['file'])) for one in annotations]
     true = np.array([one['keypoints'] for one in annotations], float)[..., :2]
     boxes = [[*points.min(0), *points.max(0)] for points in true]
     groups = {'freihand_like': [one['labels'] == 'pseudo' for one in annotations]}
@@ -95,7 +97,7 @@ def score_photos(estimators: dict[str, HandPoseEstimator], folder: str | Path) -
     known = np.array([one['handedness'] in ('left', 'right') for one in annotations])
     result = {}
     for name, estimator in estimators.items():
-        estimator.hand_side = CROP
+        estimator.relative_hand_size = CROP
         for refine in (0, 1):
             estimator.refine, found = refine, [None] * len(images)
             for side in ('right', 'left'):
@@ -134,25 +136,25 @@ def main() -> None:
     parser = argparse.ArgumentParser('python -m experiments.hands', description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument('action', choices=('ship', 'score'))
-    parser.add_argument('run', nargs='?', default=str(WEIGHTS), help='a run directory; default: the shipped model')
+    parser.add_argument('run', nargs='?', default=str(SHIPPED), help='a run directory; default: the shipped model')
     parser.add_argument('--real', default='', metavar='FOLDER')
     parser.add_argument('--published', default='', metavar='RUN')
     parser.add_argument('--data_dir', default='runs/tensorflow_datasets')
     parser.add_argument('--output', default='', metavar='FILE')
     options = parser.parse_args()
-    memory.keep_freed()
-    memory.keep_compiled(memory.COMPILED)
+    runtime.keep_freed()
+    runtime.keep_compiled(runtime.COMPILED)
     if options.action == 'ship':
         print(ship(options.run))
         return
-    run = evaluate.load_run(options.run, {'data.data_dir': options.data_dir})
+    run = trained_model.load(options.run, {'data.data_dir': options.data_dir})
     result = {'run': run.workdir.resolve().name, 'epoch': run.epoch, 'renders': score_renders(run)}
     if options.real:
         estimators = {'hands': HandPoseEstimator(run)}
         if options.published:
             estimators['published'] = HandPoseEstimator.load(options.published)
         result['photos'] = score_photos(estimators, options.real)
-    result |= logbook.surroundings()
+    result |= logbook.environment()
     print(json.dumps(result, indent=2))
     if options.output:
         files.write_json(options.output, result)

@@ -20,7 +20,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from experiments import ablation
-from hpe_jax import evaluate, files, losses, models, preprocess
+from hpe_jax import files, losses, models, preprocess, trained_model
 from hpe_jax.data import pipeline, prepared
 
 Rates = dict[tuple[str, str], tuple[str, ...]]  # (loss, optimiser) -> learning rates
@@ -74,22 +74,27 @@ def _validation_error(arm: dict) -> float:
 
 def gradient_norms(workdir: Path, number: int = 48) -> dict[str, dict[str, float]]:
     """{'fresh' or 'trained': {loss: norm of its gradient by all parameters}} on a run's first training photos."""
-    run = evaluate.load_run(workdir)
+    run = trained_model.load(workdir)
     photos = prepared.load(prepared.open_dataset(run.config.data), run.config.data.train_split)
-    photos = pipeline.Pipeline(photos, run.config.data, run.config.heatmap, run.mean, run.std)
+    photos = pipeline.Pipeline(photos, run.config.data, run.config.heatmap)
     batch = next(photos.once(number, np.arange(number)))
 
     def norm(model: nnx.Module, loss: str) -> float:
         def total(model):
-            heatmaps = model(preprocess.inputs(batch, run.mean, run.std))
+            heatmaps = model(batch['image'])
             values = losses.per_keypoint(loss, heatmaps, preprocess.targets(batch, run.config.heatmap))
-            return losses.masked_mean(values, preprocess.counted(batch))
+            return losses.masked_mean(values, preprocess.keypoint_mask(batch))
 
         model.train()
         return float(optax.global_norm(nnx.jit(nnx.grad(total))(model)))
 
-    networks = {'fresh': models.make(run.config), 'trained': run.model}
-    return {name: {loss: norm(model, loss) for loss in losses.LOSSES} for name, model in networks.items()}
+    fresh = models.make(run.config)
+    fresh.standardise = run.model.standardise
+    networks = {'fresh': fresh, 'trained': run.model}
+    return {
+        name: {loss: norm(model, loss) for loss in losses.LOSSES if loss not in losses.OF_LOGITS}
+        for name, model in networks.items()
+    }
 
 
 def main(_) -> None:

@@ -7,6 +7,6 @@ def __getattr__(name: str):
     """The Python door of estimator.py, which loads JAX: only once it is asked for."""
     if name not in __all__:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-    from hpe_jax import estimator
+    from hpe_jax.inference import estimator
 
     return getattr(estimator, name)

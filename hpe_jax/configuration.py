@@ -21,30 +21,7 @@ CHANGEABLE = (
     'train.images_every',
     'train.checkpoint_every',
 )
-# Fields that older runs do not know, with the value that keeps what those did; a new field of the configs comes here.
-DEFAULTS = {
-    'init_from': '',
-    'precision': 'float32',
-    'model.conv': 'auto',
-    'data.source': 'tfdata',
-    'data.live_preset': 'full',
-    'data.live_batch': 1,
-    'augment.quarter_turns': False,
-    'augment.left': 0.0,
-    **{f'augment.{name}': 0.0 for name in augment.RANGES},
-    'augment.fill': 'black',
-    'train.scan_epochs': False,
-    'train.average': 0.0,
-    'train.minutes': 0.0,
-    'heatmap.stride': 1,
-    'heatmap.activation': 'sigmoid',
-    'optimizer.schedule': 'plateau',
-    'optimizer.clip': 0.0,
-    'optimizer.cosine.warmup': 0.05,
-    'optimizer.cosine.final': 0.01,
-    'loss.presence': 0.0,
-    'loss.handedness': 0.0,
-}
+FORMAT_VERSION = 1  # of a run directory: what config.json and the checkpoints hold
 
 
 def check(config: ConfigDict) -> None:
@@ -109,14 +86,14 @@ def nearest_field(config: ConfigDict, field: str) -> str:
 
 
 def save(config: ConfigDict, workdir: str | Path) -> None:
-    files.write_json(Path(workdir) / FILE, config.to_dict())
+    files.write_json(Path(workdir) / FILE, {'format_version': FORMAT_VERSION, **config.to_dict()})
 
 
 def saved(workdir: str | Path) -> dict | None:
-    """The config that a run directory was made with, as nested dicts; None if it holds none.
+    """The config that a run directory was made with, as nested dicts; None if there is none.
 
     Raises:
-      UserError: the file is no JSON object.
+      UserError: the file is not a JSON object, or of another format.
     """
     path = Path(workdir) / FILE
     try:
@@ -124,26 +101,17 @@ def saved(workdir: str | Path) -> dict | None:
     except (ValueError, OSError) as e:
         raise UserError(f'{path} cannot be read: {e}') from e
     if not isinstance(nested, dict | None):
-        raise UserError(f'{path} is no config: it holds {type(nested).__name__}, not fields')
-    return nested
-
-
-def completed(nested: dict) -> dict:
-    """The saved config of an older run, with the fields that came later added, and moved ones moved, in place."""
-    dtype = nested.get('model', {}).pop('dtype', None)
-    if dtype:
-        nested['precision'] = dtype
-    for field, value in DEFAULTS.items():
-        *sections, name = field.split('.')
-        place = nested
-        for section in sections:
-            place = place.setdefault(section, {})
-        place.setdefault(name, value)
+        raise UserError(f'{path}: not a config but {type(nested).__name__}')
+    version = FORMAT_VERSION if nested is None else nested.pop('format_version', None)
+    if version != FORMAT_VERSION:
+        raise UserError(
+            f'{path}: format_version {version}, but this hpe_jax reads {FORMAT_VERSION}; use the one that made the run'
+        )
     return nested
 
 
 def load(workdir: str | Path, overrides: Mapping | None = None) -> ConfigDict:
-    """The config of a run directory, of this commit or an older one, with some fields replaced.
+    """The config of a run directory, with some fields replaced.
 
     Args:
       overrides: fields by their dotted names, such as {'data.manual_dir': 'FOLDER'}.
@@ -154,7 +122,7 @@ def load(workdir: str | Path, overrides: Mapping | None = None) -> ConfigDict:
     nested = saved(workdir)
     if nested is None:
         raise UserError(f'{workdir} is no run directory: it holds no {FILE}')
-    config = ConfigDict(completed(nested))
+    config = ConfigDict(nested)
     for field, value in (overrides or {}).items():
         if field not in fields(config):
             raise UserError(f'no field config.{field}; the nearest is config.{nearest_field(config, field)}')
@@ -170,21 +138,16 @@ def load(workdir: str | Path, overrides: Mapping | None = None) -> ConfigDict:
 
 
 def check_same(config: ConfigDict, workdir: str | Path) -> None:
-    """Raises UserError if the run directory was made with another config.
-
-    A field that the saved config does not know came later than the run: there it has its DEFAULTS, if any.
-    """
+    """Raises UserError if the run directory was made with another config."""
     before = saved(workdir)
     if before is None:
         if (Path(workdir) / 'checkpoints').exists():
             raise UserError(f'{workdir} holds checkpoints but no {FILE} to say of what; use another --workdir')
         return
-    before, now = fields(completed(before)), fields(json.loads(json.dumps(config.to_dict())))
-    # What is in `options` is no field of ours: an option that was not given then is another config.
-    known = before.keys() | {field for field in now if '.options.' in field}
+    before, now = fields(before), fields(json.loads(json.dumps(config.to_dict())))
     changed = [
         f'{field} was {before.get(field)!r} and is now {now.get(field)!r}'
-        for field in sorted(known)
+        for field in sorted(before.keys() | now.keys())
         if before.get(field) != now.get(field) and field not in CHANGEABLE
     ]
     if changed:

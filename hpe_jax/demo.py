@@ -29,10 +29,12 @@ import numpy as np
 from absl import app, flags, logging
 from aiohttp import web
 
-from hpe_jax import geometry, hand, memory, pictures
+from hpe_jax import geometry, hand, runtime
 from hpe_jax.errors import UserError
-from hpe_jax.estimator import HANDS, WEIGHTS, HandPose, HandPoseEstimator, apart, is_same
-from hpe_jax.track import SEARCH_EVERY
+from hpe_jax.inference import images
+from hpe_jax.inference.estimator import HANDS, HandPose, HandPoseEstimator, apart, is_same
+from hpe_jax.inference.tracking import SEARCH_EVERY
+from hpe_jax.trained_model import SHIPPED
 
 PAGE = Path(__file__).with_suffix('.html')
 HEADERS = {
@@ -111,7 +113,7 @@ class Demo:
             raise UserError(f'hand {side!r}: unknown; choose from {", ".join(HANDS)}')
         estimator = self.estimator(self.run.known_decoder(decoder))
         estimator.hand = side  # of nobody else: the worker is one
-        image = pictures.read(data, query.get('name') or 'the file')
+        image = images.read(data, query.get('name') or 'the file')
         height, width = image.shape[:2]
         last, box = parse_hands(query['last']) if 'last' in query else [], None
         if 'box' in query:
@@ -245,7 +247,7 @@ def address(host: str, port: int) -> str:
 
 
 def define_flags() -> tuple[flags.FlagHolder, ...]:
-    workdir = flags.DEFINE_string('workdir', str(WEIGHTS), 'The run directory; default: the shipped model.')
+    workdir = flags.DEFINE_string('workdir', str(SHIPPED), 'The run directory; default: the shipped model.')
     host = flags.DEFINE_string(
         'host', '127.0.0.1', 'Where to listen: 127.0.0.1 is seen by this machine only, 0.0.0.0 by all that reach it.'
     )
@@ -255,7 +257,7 @@ def define_flags() -> tuple[flags.FlagHolder, ...]:
     refine = flags.DEFINE_integer('refine', 1, 'How often to crop again around what was found.', lower_bound=0)
     compiled = flags.DEFINE_string(
         'compilation_cache',
-        memory.COMPILED,
+        runtime.COMPILED,
         'Where compiled programs are kept, so that the next start need not compile them; empty: nowhere.',
     )
     return workdir, host, port, side, decoder, refine, compiled
@@ -266,8 +268,8 @@ def main(argv: list[str]) -> None:
         raise UserError(f'unexpected argument: {argv[1]}')
     workdir, host, port, side, decoder, refine, compiled = (flag.value for flag in FLAGS)
     with listen(host, port) as listening:
-        memory.keep_freed()
-        memory.keep_compiled(compiled)
+        runtime.keep_freed()
+        runtime.keep_compiled(compiled)
         estimator = HandPoseEstimator.load(workdir, decoder=decoder, hand=side, refine=refine)
         print(f'{workdir}, epoch {estimator.run.epoch}: getting ready', flush=True)
         demo = Demo(estimator)

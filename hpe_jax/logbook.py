@@ -47,7 +47,7 @@ class Logbook:
         files.write_text(self._path, ''.join(json.dumps(record) + '\n' for record in history))
 
 
-def surroundings() -> dict:
+def environment() -> dict:
     """Command, commit, device and versions, for the record of a result."""
     device = jax.devices()[0]
     kind = f'{os.cpu_count()} cores, {platform.machine()}' if device.platform == 'cpu' else device.device_kind

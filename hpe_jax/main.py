@@ -11,7 +11,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from hpe_jax import configuration, evaluate, memory, sharding, train
+from hpe_jax import configuration, evaluate, runtime, sharding, train
 from hpe_jax.errors import UserError
 
 CONFIG = config_flags.DEFINE_config_file('config', None, 'The config file, such as configs/unet.py.')
@@ -26,7 +26,7 @@ MODE = flags.DEFINE_enum(
 SPLIT = flags.DEFINE_string('split', None, 'With --mode=evaluate: a TFDS split; default config.data.test_split.')
 COMPILED = flags.DEFINE_string(
     'compilation_cache',
-    memory.COMPILED,
+    runtime.COMPILED,
     'Where compiled programs are kept, so that the next start need not compile them; empty: nowhere.',
 )
 KEEP_MEMORY = flags.DEFINE_bool(
@@ -63,8 +63,8 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise UserError(f'unexpected argument: {argv[1]}')
     if KEEP_MEMORY.value:
-        memory.keep_freed()
-    memory.keep_compiled(COMPILED.value)
+        runtime.keep_freed()
+    runtime.keep_compiled(COMPILED.value)
     sharding.join(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, DISTRIBUTED.value)
     if MODE.value == 'train':
         if CONFIG.value is None:
@@ -75,7 +75,7 @@ def main(argv: list[str]) -> None:
         overrides = flags.FLAGS['config'].override_values if CONFIG.value else None
         result = evaluate.evaluate_run(WORKDIR.value, SPLIT.value or '', overrides)
         decoder = result['decoder']
-    train.say(f'\nBest checkpoint on {result["split"]}: {evaluate.table(result, decoder)}')
+    sharding.say(f'\nBest checkpoint on {result["split"]}: {evaluate.table(result, decoder)}')
 
 
 if __name__ == '__main__':

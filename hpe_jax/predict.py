@@ -27,10 +27,12 @@ from absl import logging
 from PIL import Image
 from tqdm import tqdm
 
-from hpe_jax import checkpoint, files, hand, inputs, logbook, memory, pictures, predictions, video, visualize
+from hpe_jax import checkpoint, files, hand, logbook, runtime, visualize
 from hpe_jax.errors import UserError
-from hpe_jax.estimator import HANDS, WEIGHTS, HandPose, HandPoseEstimator
-from hpe_jax.track import HandsTracker, Tracker
+from hpe_jax.inference import images, inputs, outputs, video
+from hpe_jax.inference.estimator import HANDS, HandPose, HandPoseEstimator
+from hpe_jax.inference.tracking import HandsTracker, Tracker
+from hpe_jax.trained_model import SHIPPED
 
 EVERY = 10.0  # seconds between lines where no terminal watches
 FAINT = 0.3  # opacity of a hand whose score is below min_score
@@ -113,7 +115,7 @@ class Prediction:
             'smooth': options.smooth,
         }
         boxes = Path(options.boxes).read_text() if options.boxes else ''
-        self.journal = predictions.Journal(self.output, self.about | {'boxes': boxes, 'draw': options.draw})
+        self.journal = outputs.Journal(self.output, self.about | {'boxes': boxes, 'draw': options.draw})
         self.errors, self.empty = [], 0  # empty: photos in which no hand was found
 
     def run(self) -> None:
@@ -132,9 +134,9 @@ class Prediction:
     def write(self, complete: bool) -> Path:
         """Writes what was predicted so far; the journal stays until all is."""
         entries = [entry for file in self.inputs for entry in self.journal.entries[file]]
-        surroundings = logbook.surroundings()
+        surroundings = logbook.environment()
         about = self.about | {'complete': complete, 'joints': hand.JOINTS} | surroundings
-        path = predictions.write(self.output, self.options.format, entries, self.errors, about)
+        path = outputs.write(self.output, self.options.format, entries, self.errors, about)
         self.journal.close(remove=complete)
         return path
 
@@ -143,7 +145,7 @@ class Prediction:
         batch = []
         with ThreadPoolExecutor() as pool, Progress(len(todo), 'photo') as bar:
             try:
-                for file, reading in inputs.ahead(pool, pictures.read, todo, 2 * self.options.batch_size):
+                for file, reading in inputs.ahead(pool, images.read, todo, 2 * self.options.batch_size):
                     try:
                         batch.append((file, reading.result(), self.boxes(file)))
                     except UserError as e:
@@ -247,10 +249,10 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser('python -m hpe_jax.predict', description=summary, epilog=rest)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add = parser.add_argument
-    add('--workdir', default=str(WEIGHTS), help='a run directory; default: the shipped model')
+    add('--workdir', default=str(SHIPPED), help='a run directory; default: the shipped model')
     add('--input', nargs='+', action='extend', required=True, metavar='PATH', help='photos, folders, globs, videos')
     add('--output', required=True, metavar='DIR')
-    add('--format', choices=predictions.FORMATS, default='json')
+    add('--format', choices=outputs.FORMATS, default='json')
     add('--draw', action='store_true', help='also write pictures and videos with the skeletons')
     add('--decoder', default='', help="one of the run's config.eval.decoders; default its config.eval.decoder")
     add(
@@ -267,7 +269,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add('--min_score', type=float, default=0.5, help='search for a hand with a lower score; 0 never (default 0.5)')
     add('--smooth', action='store_true', help='videos: a one-euro filter on the tracks')
     add('--batch_size', type=int, default=16, help='photos at a time (default 16)')
-    add('--compilation_cache', default=memory.COMPILED, metavar='DIR', help='as of hpe_jax.main')
+    add('--compilation_cache', default=runtime.COMPILED, metavar='DIR', help='as of hpe_jax.main')
     return parser.parse_args(argv)
 
 
@@ -281,7 +283,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in ('batch_size', 'max_hands'):
         if getattr(options, name) < 1:
             raise UserError(f'--{name}={getattr(options, name)}: must be at least 1')
-    memory.keep_compiled(options.compilation_cache)
+    runtime.keep_compiled(options.compilation_cache)
     chosen = {name: getattr(options, name) for name in ('decoder', 'hand', 'refine', 'min_score')}
     estimator = HandPoseEstimator.load(options.workdir, **chosen)
     prediction = Prediction(estimator, options.input, options.output, options)
@@ -304,7 +306,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 if __name__ == '__main__':
     logging.set_verbosity(logging.FATAL)  # orbax has its own words for what is said in one sentence below
-    memory.keep_freed()
+    runtime.keep_freed()
     try:
         sys.exit(main())
     except UserError as e:

@@ -1,8 +1,8 @@
-"""From a batch to what the network eats, inside jit; shared by training and evaluation.
+"""Augmentation, targets and masks of a batch, inside jit; shared by training and evaluation.
 
 A batch is a dict of arrays with a leading axis B:
 
-    image      (B, H, W, 3)   uint8, or float32 if the host has normalised it already
+    image      (B, H, W, 3)   uint8, or float32 in [0, 1] where the host makes the heatmaps
     keypoints  (B, 21, 2)     (x, y), normalised
     visible    (B, 21)        bool: the keypoint lies in the frame
     mask       (B,)           bool: false for the padding of the last batch
@@ -14,8 +14,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Bool, Float, Key, UInt8
+from jaxtyping import Array, Bool, Float, Key
 from ml_collections import ConfigDict
 
 from hpe_jax import geometry, heatmap
@@ -23,17 +22,6 @@ from hpe_jax.augment import is_on, turn, vary
 from hpe_jax.geometry import AnyArray
 
 Batch = dict[str, AnyArray]
-
-
-def normalise(image, mean: np.ndarray, std: np.ndarray):
-    """Grey levels (float32, 0 to 255, (..., 3); NumPy, JAX or TensorFlow) to [0, 1], then standardised per channel."""
-    mean, std = (np.reshape(np.float32(x), (1,) * (len(image.shape) - 1) + (3,)) for x in (mean, std))
-    return (image / 255 - mean) / std
-
-
-def to_uint8(image: np.ndarray, mean: np.ndarray, std: np.ndarray) -> UInt8[np.ndarray, 'b h w 3']:
-    """The photos of a batch as they were before `normalise`, to be drawn."""
-    return image if image.dtype == np.uint8 else np.uint8(np.round((image * std + mean) * 255))
 
 
 def augment(batch: Batch, config: ConfigDict, key: Key[Array, '']) -> Batch:
@@ -61,14 +49,6 @@ def augment(batch: Batch, config: ConfigDict, key: Key[Array, '']) -> Batch:
     return batch
 
 
-def inputs(batch: Batch, mean: np.ndarray, std: np.ndarray) -> Float[AnyArray, 'b h w 3']:
-    """The network's input; float photos pass through, since the host has normalised them."""
-    image = batch['image']
-    if image.dtype != jnp.uint8:
-        return image
-    return normalise(image.astype(jnp.float32), mean, std)
-
-
 def targets(batch: Batch, config: ConfigDict) -> Float[AnyArray, 'b h w 21']:
     """The true heatmaps: the host's, or made here from the keypoints (`config` is config.heatmap)."""
     if 'heatmaps' in batch:
@@ -78,10 +58,10 @@ def targets(batch: Batch, config: ConfigDict) -> Float[AnyArray, 'b h w 21']:
     return heatmap.encode(batch['keypoints'], batch['visible'], size, config.sigma / stride, config.codec)
 
 
-def counted(batch: Batch) -> Bool[AnyArray, 'b 21']:
-    """The keypoints that count: visible ones of right hands, in photos that are no padding."""
-    counts = batch['visible'] & batch['mask'][:, None]
-    return counts & batch['right'][:, None] if 'right' in batch else counts
+def keypoint_mask(batch: Batch) -> Bool[AnyArray, 'b 21']:
+    """The keypoints that loss and metrics are over: visible ones of right hands, in images that are not padding."""
+    mask = batch['visible'] & batch['mask'][:, None]
+    return mask & batch['right'][:, None] if 'right' in batch else mask
 
 
 def head_truths(batch: Batch) -> dict[str, tuple[Bool[AnyArray, ' b'], Bool[AnyArray, ' b']]]:

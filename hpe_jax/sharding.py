@@ -55,6 +55,12 @@ def join(
         raise UserError(f'the processes did not find each other: {str(e).splitlines()[0]}') from e
 
 
+def say(text: str) -> None:
+    """Prints a line, once however many processes train."""
+    if is_main():
+        print(text, flush=True)
+
+
 def is_main() -> bool:
     """Whether this is the process that writes files and speaks: the first of them, or the only one."""
     return jax.process_index() == 0

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict, config_flags
 
 from hpe_jax import checkpoint, configuration, files, logbook, models, optim
 from hpe_jax.errors import UserError
+from hpe_jax.models.layers import Standardise
 
 CONFIG = Path(__file__).parents[1] / 'configs/published.py'
 PUBLISHED_LOSS = 0.476  # on the validation split; training on in the same directory must beat it to be called best
@@ -117,12 +118,12 @@ def convert(path: str | Path, workdir: str | Path, config: ConfigDict) -> None:
     if checkpoints.latest() is not None:
         raise UserError(f'{workdir} holds a run already; choose another directory')
     configuration.save(config, workdir)
+    model.standardise = Standardise()
+    model.standardise.set(config.data.mean, config.data.std)
     meta = {
         'history': [],
-        'mean': list(config.data.mean),
-        'std': list(config.data.std),
         'source': {'file': str(path), 'sha256': hashlib.sha256(Path(path).read_bytes()).hexdigest()},
-        **logbook.surroundings(),
+        **logbook.environment(),
     }
     checkpoints.save(0, model, optimizer, meta, PUBLISHED_LOSS)
 

@@ -1,13 +1,15 @@
-"""The training loop: epochs of jitted steps, validation, plateau, early stopping, checkpoints, report.
+"""Training: the state, the step, and the loop, `train_and_evaluate`, which reads from top to bottom.
 
 A run is a pure function of (config, data, seed). All that later steps depend on is in the checkpoint, so a killed run
 that is started again ends with the same parameters.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from functools import partial
+from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +21,6 @@ from tqdm import tqdm
 from hpe_jax import (
     checkpoint,
     configuration,
-    epochs,
     evaluate,
     files,
     logbook,
@@ -27,13 +28,12 @@ from hpe_jax import (
     models,
     optim,
     preprocess,
+    report,
     sharding,
-    visualize,
+    trained_model,
 )
-from hpe_jax.data import prepared, resident
+from hpe_jax.data import prepared, sources
 from hpe_jax.errors import UserError
-
-PICTURE_PHOTOS = 16
 
 
 class TrainState(nnx.Module):
@@ -45,10 +45,9 @@ class TrainState(nnx.Module):
         self.optimizer = nnx.Optimizer(self.model, tx, wrt=nnx.Param)
         if config.train.average:
             self.averaged = nnx.clone(self.model)
-            self.restart_average()
 
     def restart_average(self) -> None:
-        """The average of the weights, if there is one, is the weights, in arrays of its own."""
+        """Makes the average of the weights, if there is one, the weights themselves, in arrays of its own."""
         nnx.update(self.best_model, jax.tree.map(jnp.copy, nnx.state(self.model)))
 
     @property
@@ -62,21 +61,19 @@ class TrainState(nnx.Module):
         return nnx.Dict(optimizer=self.optimizer, model=self.model) if hasattr(self, 'averaged') else self.optimizer
 
 
-def make_train_step(
-    config: ConfigDict, graphdef: nnx.GraphDef, mean: np.ndarray, std: np.ndarray, expand: Callable
-) -> Callable:
+def make_train_step(config: ConfigDict, graphdef: nnx.GraphDef, expand: Callable) -> Callable:
     """The jitted (state, batch, horizon) -> (state, loss), with donated state.
 
-    `expand` makes a batch of what was shipped; `horizon` is how many steps the whole training has.
+    expand: of a sources.Source. horizon: number of steps of the whole training, for the schedule.
     """
 
     def loss_fn(model: nnx.Module, batch: preprocess.Batch) -> jax.Array:
-        logits = model.logits(preprocess.inputs(batch, mean, std))
+        logits = model.logits(batch['image'])
         per_keypoint = evaluate.keypoint_losses(config, logits['heatmaps'], batch)
-        loss = losses.masked_mean(per_keypoint, preprocess.counted(batch))
-        for name in evaluate.heads(config):
-            truth, counts = preprocess.head_truths(batch)[name]
-            loss += config.loss[name] * losses.masked_mean(losses.binary(logits[name], truth), counts)
+        loss = losses.masked_mean(per_keypoint, preprocess.keypoint_mask(batch))
+        for name in trained_model.heads(config):
+            truth, mask = preprocess.head_truths(batch)[name]
+            loss += config.loss[name] * losses.masked_mean(losses.binary(logits[name], truth), mask)
         return loss
 
     @partial(jax.jit, donate_argnums=0, out_shardings=sharding.replicated())
@@ -84,272 +81,257 @@ def make_train_step(
         state: nnx.State, batch: preprocess.Batch, horizon: jax.Array | np.float32 | float = 1.0
     ) -> tuple[nnx.State, jax.Array]:
         train_state = nnx.merge(graphdef, state)
-        key = jax.random.fold_in(jax.random.key(config.seed), train_state.optimizer.step[...])
+        step = train_state.optimizer.step[...]
+        key = jax.random.fold_in(jax.random.key(config.seed), step)
         batch = preprocess.augment(expand(batch), config.augment, key)
         loss, grads = nnx.value_and_grad(loss_fn)(train_state.model, batch)
-        number = train_state.optimizer.step[...]
         train_state.optimizer.update(train_state.model, grads, value=loss, horizon=horizon)
         if config.train.average:
             states = map(nnx.state, (train_state.averaged, train_state.model))
-            nnx.update(train_state.averaged, optim.average(*states, number, config.train.average))
+            nnx.update(train_state.averaged, optim.average(*states, step, config.train.average))
         return nnx.state(train_state), loss
 
     return train_step
 
 
-class Trainer:
-    """One run directory: its data, its state, and the loop over both. `run` is the whole job."""
+def make_train_epoch(step: Callable) -> Callable:
+    """The jitted (state, arrays, order, horizon) -> (state, losses): a whole epoch in one call, with donated state.
 
-    def __init__(self, config: ConfigDict, workdir: str | Path):
-        """Checks everything that can be wrong before any work, loads the data, and restores the last checkpoint."""
-        configuration.check(config)
-        for field in ('train.batch_size', 'eval.batch_size'):
-            sharding.check_divides(configuration.fields(config)[field], f'config.{field}')
-        if sharding.is_main():
-            files.check_writable(workdir)
-        configuration.check_same(config, workdir)
-        self.config, self.workdir = config, Path(workdir)
-        self.train_state = TrainState(config)
-        self._load_data(self._initialise())
-        with sharding.main_first():
-            if sharding.is_main():
-                configuration.save(config, workdir)
-            configuration.check_alike(config, workdir)
-        self.checkpoints = checkpoint.Checkpoints(workdir)
-        self.history = self._restore(self.checkpoints.latest())
-        decoder = config.eval.decoder
-        self.eval_step = evaluate.make_eval_step(config, self.train_state.best_model, self.mean, self.std, [decoder])
+    step: of make_train_step. arrays: Resident.arrays. order: (steps, B) indices of images.
+    """
 
-    def _initialise(self) -> dict | None:
-        """Fills the model of a fresh run from config.init_from; returns what the channel statistics come from, if any.
+    @partial(jax.jit, donate_argnums=0, out_shardings=sharding.replicated())
+    def train_epoch(
+        state: nnx.State, arrays: preprocess.Batch, order: jax.Array, horizon: jax.Array | np.float32 | float = 1.0
+    ) -> tuple[nnx.State, jax.Array]:
+        return jax.lax.scan(lambda state, index: step(state, arrays | {'index': index}, horizon), state, order)
 
-        Weights and BatchNorm statistics fit photos that are normalised as theirs were: the statistics come with them.
-        """
-        if not self.config.init_from:
-            return None
-        own = checkpoint.Checkpoints(self.workdir, read_only=True)
-        if own.latest() is not None:
-            return own.meta(own.latest())
-        epoch, meta = evaluate.restore_best(self.config.init_from, self.train_state.model)
-        self.train_state.restart_average()
-        say(f'Starting from epoch {epoch} of {self.config.init_from} and its channel statistics.')
-        return meta
-
-    def _load_data(self, initial: dict | None) -> None:
-        config, data = self.config, self.config.data
-        expressions = {name: data[f'{name}_split'] for name in ('train', 'validation', 'test')}
-        with sharding.main_first():
-            builder = prepared.open_dataset(data)
-        if data.source == 'resident':
-            with sharding.main_first():
-                splits = resident.load(builder, expressions, data.image_size)
-        else:
-            splits = {name: prepared.load(builder, expression) for name, expression in expressions.items()}
-        for name, split in splits.items():
-            say(f'{name:10s} {len(split):6d} photos ({data.dataset} {expressions[name]})')
-        if not len(splits['train']):
-            raise UserError(f'config.data.train_split={data.train_split!r} of {data.dataset} holds no photos')
-        self.hand_side = prepared.hand_side(splits['train'])
-        if not len(splits['validation']):
-            say('No photos to validate on: no early stopping, and the best checkpoint is that of the training loss.')
-        if data.mean:
-            self.mean, self.std = np.float32(data.mean), np.float32(data.std)
-        elif initial:
-            self.mean, self.std = np.float32(initial['mean']), np.float32(initial['std'])
-        else:
-            encoded = None if data.source == 'resident' else splits['train'].photos.tolist()
-            with sharding.main_first():
-                self.mean, self.std = prepared.channel_statistics(builder, data.train_split, encoded)
-        self.photos = self._open_splits(splits)
-        self.source = self.photos['train']
-        if data.source == 'live':
-            from hpe_jax.data import live
-
-            self.source = live.Live(data, config.seed)
-
-    def _open_splits(self, splits: dict[str, prepared.Split]) -> dict:
-        """What makes batches of each split: a Resident or a Pipeline."""
-        config, data = self.config, self.config.data
-        if data.source == 'resident':
-            return {name: resident.Resident(split) for name, split in splits.items()}
-        from hpe_jax.data import pipeline  # TensorFlow takes seconds to import, and may be absent
-
-        if data.cache:
-            splits |= {name: pipeline.cache(splits[name], data.image_size) for name in ('train', 'validation')}
-        return {
-            name: pipeline.Pipeline(split, data, config.heatmap, self.mean, self.std) for name, split in splits.items()
-        }
-
-    def _restore(self, epoch: int | None) -> list[dict]:
-        """Fills the state from that epoch's checkpoint; returns the records of the epochs up to it."""
-        if epoch is None:
-            return []
-        meta = self.checkpoints.restore(epoch, self.train_state.best_model, self.train_state.rest)
-        if not np.array_equal(np.float32([meta['mean'], meta['std']]), [self.mean, self.std]):
-            raise UserError(f'{self.workdir} holds a run on other photos: the channel statistics differ')
-        say(f'Going on after epoch {epoch}.')
-        return meta['history']
-
-    def run(self) -> dict:
-        """Trains to the end, then scores the best checkpoint and draws.
-
-        Returns:
-          the content of report.json.
-
-        Raises:
-          UserError: the loss became NaN or infinite.
-        """
-        train = self.config.train
-        log = logbook.Logbook(self.workdir, self.history) if sharding.is_main() else None
-        total, done = train.epochs * train.steps_per_epoch, len(self.history) * train.steps_per_epoch
-        with tqdm(total=total, initial=done, unit='step', disable=None if log else True) as bar:
-            began = time.perf_counter()
-            for epoch in () if self._is_done() else self._epochs(bar):
-                nnx.update(self.train_state, epoch.state)
-                record = self._finish_epoch(epoch, began)
-                began = time.perf_counter()
-                if log:
-                    log.record(self.history)
-                    bar.write('  '.join(f'{name} {value:.6g}' for name, value in record.items() if value is not None))
-                if len(self.history) % train.images_every == 0:
-                    picture = visualize.as_image(self._draw('validation')[0])
-                    if log:
-                        log.image('predictions', picture, len(self.history))
-                if self._is_done():
-                    break
-        if log:
-            log.close()
-        return self._report()
-
-    def _epochs(self, bar: tqdm) -> Iterator[epochs.Epoch]:
-        """The epochs to come."""
-        graphdef, state = nnx.split(self.train_state)
-        state = sharding.replicate(state)
-        step = make_train_step(self.config, graphdef, self.mean, self.std, self.source.expand)
-        run = epochs.scanned if self.config.train.scan_epochs else epochs.looped
-        first = len(self.history)
-        validation = self.photos['validation']
-        return run(self.config, step, self.eval_step, state, self.source, validation, first, self._horizon, bar)
-
-    def _horizon(self) -> np.float32:
-        """How many steps the whole training has: all, or as many as config.train.minutes allow at the last speed."""
-        train = self.config.train
-        total, done = train.epochs * train.steps_per_epoch, len(self.history) * train.steps_per_epoch
-        if not train.minutes or len(self.history) < 2:  # the first epoch's time is that of compilation
-            return np.float32(total)
-        left = 60 * train.minutes - sum(record['seconds'] for record in self.history)
-        return np.float32(min(total, done + max(0, left) * train.steps_per_epoch / self.history[-1]['seconds']))
-
-    def _finish_epoch(self, done: epochs.Epoch, began: float) -> dict:
-        """Validates, appends a record to the history, and keeps a checkpoint."""
-        train, epoch, step_losses = self.config.train, len(self.history) + 1, np.asarray(done.losses)
-        self._check_finite(step_losses, epoch)
-        validation = evaluate.summarise(done.validation)
-        scores = validation['decoders'].get(self.config.eval.decoder, {})
-        seconds = time.perf_counter() - began
-        rate = optim.learning_rate(self.config.optimizer, self.train_state.optimizer.opt_state, self._horizon())
-        record = {
-            'epoch': epoch,
-            'train_loss': float(step_losses.mean()),
-            'validation_loss': validation['loss'] if scores else None,
-            'validation_error_pct': scores.get('error_pct'),
-            'learning_rate': rate,
-            'seconds': seconds,
-            'images_per_second': train.batch_size * train.steps_per_epoch / seconds,
-        }
-        self.history.append(record)
-        if epoch % train.checkpoint_every == 0 or self._is_done():
-            meta = {'history': self.history, 'mean': self.mean.tolist(), 'std': self.std.tolist()}
-            meta['hand_side'] = self.hand_side
-            loss = record['validation_loss'] if scores else record['train_loss']
-            self.checkpoints.save(epoch, self.train_state.best_model, self.train_state.rest, meta, loss)
-        return record
-
-    def _check_finite(self, step_losses: np.ndarray, epoch: int) -> None:
-        bad = np.flatnonzero(~np.isfinite(step_losses))
-        if bad.size:
-            kept = self.checkpoints.latest()
-            raise UserError(
-                f'the training loss is {step_losses[bad[0]]} at step {(epoch - 1) * len(step_losses) + bad[0] + 1} '
-                f'(epoch {epoch}); {"no checkpoint was made yet" if kept is None else f"epoch {kept} is kept"} in '
-                f'{self.workdir}; try a lower config.optimizer.learning_rate'
-            )
-
-    def _is_done(self) -> bool:
-        half_an_epoch = self.config.train.steps_per_epoch / 2
-        done = len(self.history) * self.config.train.steps_per_epoch > self._horizon() - half_an_epoch
-        return done or self._should_stop()
-
-    def _should_stop(self) -> bool:
-        validation_losses = [record['validation_loss'] for record in self.history]
-        return None not in validation_losses and optim.should_stop(
-            validation_losses, **self.config.train.early_stopping
-        )
-
-    def _report(self) -> dict:
-        """Scores the best checkpoint on the test split (or what there is), writes report.json and the pictures."""
-        config, began = self.config, time.perf_counter()
-        best = self.checkpoints.best()
-        model = self.train_state.best_model
-        self.checkpoints.restore(best, model)
-        split = next(name for name in ('test', 'validation', 'train') if len(self.photos[name]))
-        eval_step = evaluate.make_eval_step(config, model, self.mean, self.std, config.eval.decoders)
-        batches = self.photos[split].once(config.eval.batch_size)
-        result = evaluate.evaluate(eval_step, nnx.state(model), batches)
-        skeletons, heatmaps = self._draw(split)
-        curves = {name: scores['pck_curve'] for name, scores in result['decoders'].items()}
-        pictures = {
-            'curves': visualize.curves(self.history),
-            'skeletons': skeletons,
-            'heatmaps': heatmaps,
-            'pck': visualize.pck(curves),
-        }
-        report = {
-            'split': config.data[f'{split}_split'],
-            'best_epoch': best,
-            'epochs': len(self.history),
-            'stopped_early': self._should_stop(),
-            'wall_time_s': sum(r['seconds'] for r in self.history) + time.perf_counter() - began,
-            **result,
-            'channel_statistics': {'mean': self.mean.tolist(), 'std': self.std.tolist()},
-            **logbook.surroundings(),
-            'config': config.to_dict(),
-        }
-        if sharding.is_main():
-            for name, figure in pictures.items():
-                visualize.save(figure, self.workdir / f'{name}.png')
-            files.write_json(self.workdir / 'report.json', report)
-        return report
-
-    def _draw(self, split: str):
-        """Figures of photos spread over a split: their skeletons, and the first one's heatmaps."""
-        photos = self.photos[split] if len(self.photos[split]) else self.photos['train']
-        number = min(PICTURE_PHOTOS, len(photos))
-        indices = np.linspace(0, len(photos) - 1, number).astype(int)
-        batch = next(photos.once(number + -number % sharding.mesh().size, indices))
-        model = self.train_state.best_model
-        predict = evaluate.make_predict(self.config, model, self.mean, self.std)
-
-        @partial(jax.jit, out_shardings=sharding.replicated())
-        def look(state, batch):
-            heatmaps = predict(state, batch)['heatmaps']
-            return batch, heatmaps, evaluate.decode(self.config, heatmaps, self.config.eval.decoder)
-
-        found = look(sharding.replicate(nnx.state(model)), batch)
-        batch, heatmaps, predicted = jax.tree.map(lambda array: np.asarray(array)[:number], found)
-        images = preprocess.to_uint8(batch['image'], self.mean, self.std)
-        return (
-            visualize.skeletons(images, batch['keypoints'], predicted, batch['visible']),
-            visualize.heatmaps(images[0], heatmaps[0]),
-        )
-
-
-def say(text: str) -> None:
-    """Prints a line, once however many processes train."""
-    if sharding.is_main():
-        print(text, flush=True)
+    return train_epoch
 
 
 def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
-    """The main job: data in; a trained, evaluated and drawn model in `workdir` out. See Trainer."""
-    return Trainer(config, workdir).run()
+    """The main job: data in; a trained, evaluated and drawn model in `workdir` out.
+
+    Returns:
+      the content of report.json.
+
+    Raises:
+      UserError: the config, the data or the run directory cannot be used, or the loss became NaN or infinite.
+    """
+    check(config, workdir)
+    data = sources.open_data(config)
+    train_state = TrainState(config)
+    checkpoints, history = start(config, workdir, data, train_state)
+    train = config.train
+    graphdef, state = nnx.split(train_state)
+    state = sharding.replicate(state)
+    step = make_train_step(config, graphdef, data.train.expand)
+    eval_step = evaluate.make_eval_step(config, train_state.best_model, [config.eval.decoder])
+    batches = data.train.epochs(config.seed, len(history), train.steps_per_epoch, train.batch_size)
+    validation = data.splits['validation']
+    in_one_call = EpochInOneCall(config, step, eval_step, data, state) if train.scan_epochs else None
+
+    log = logbook.Logbook(workdir, history) if sharding.is_main() else None
+    bar = tqdm(
+        total=train.epochs * train.steps_per_epoch,
+        initial=len(history) * train.steps_per_epoch,
+        unit='step',
+        disable=None if log else True,
+    )
+    began = time.perf_counter()
+    first = len(history)
+    for epoch in range(first, first if is_done(config, history) else train.epochs):
+        if in_one_call:
+            finished = in_one_call(epoch, horizon(config, history))
+            bar.update(train.steps_per_epoch)
+        else:
+            step_losses = []
+            for batch in islice(batches, train.steps_per_epoch):
+                state, loss = step(state, batch, horizon(config, history))
+                step_losses.append(loss)
+                bar.update()
+            indices = validation_indices(config, len(validation), epoch)
+            scored = validation.once(config.eval.batch_size, indices)
+            finished = Epoch(state, jnp.stack(step_losses), map(partial(eval_step, evaluated(state)), scored))
+
+        nnx.update(train_state, finished.state)
+        check_finite(config, np.asarray(finished.losses), epoch, checkpoints)
+        result = evaluate.summarise(finished.validation)
+        seconds, began = time.perf_counter() - began, time.perf_counter()
+        history.append(make_record(config, history, train_state, finished.losses, result, seconds))
+        done = is_done(config, history)
+        if len(history) % train.checkpoint_every == 0 or done:
+            save(checkpoints, train_state, history, data)
+        if log:
+            log.record(history)
+            bar.write('  '.join(f'{name} {value:.6g}' for name, value in history[-1].items() if value is not None))
+        if len(history) % train.images_every == 0:
+            image = report.skeletons(config, train_state.best_model, data.splits, 'validation')
+            if log:
+                log.image('predictions', image, len(history))
+        if done:
+            break
+    bar.close()
+    if log:
+        log.close()
+    return report.write(config, workdir, train_state.best_model, checkpoints, history, data)
+
+
+class Epoch(NamedTuple):
+    """What an epoch leaves; the host has waited for none of it yet."""
+
+    state: nnx.State  # of the TrainState, after its last step
+    losses: jax.Array  # (steps,)
+    validation: Iterable[dict]  # what eval_step returns for each batch
+
+
+class EpochInOneCall:
+    """Epochs of resident images, each as one call; the next one begins before the host looks at the one before it.
+
+    They see the same images in the same order as step by step, and leave the same numbers, up to rounding.
+    """
+
+    def __init__(self, config: ConfigDict, step: Callable, eval_step: Callable, data: sources.Data, state: nnx.State):
+        self._config, self._data, self._state, self._begun = config, data, state, None
+        self._train_epoch, self._eval_epoch = make_train_epoch(step), evaluate.make_eval_epoch(eval_step)
+
+    def __call__(self, epoch: int, horizon: np.float32) -> Epoch:
+        """Epochs must be asked for one after the other."""
+        ready = self._begun or self._begin(epoch, horizon)
+        self._begun = self._begin(epoch + 1, horizon) if epoch + 1 < self._config.train.epochs else None
+        return ready
+
+    def _begin(self, epoch: int, horizon: np.float32) -> Epoch:
+        config, train, validation = self._config, self._config.train, self._data.splits['validation']
+        order = self._data.train.order(config.seed, epoch, train.steps_per_epoch, train.batch_size)
+        self._state, losses = self._train_epoch(self._state, self._data.train.arrays, order, horizon)
+        indices = validation_indices(config, len(validation), epoch)
+        batches = prepared.in_batches(indices, config.eval.batch_size)
+        scored = self._eval_epoch(evaluated(self._state), validation.arrays, batches) if len(batches) else {}
+        for array in jax.tree.leaves((losses, scored)):
+            array.copy_to_host_async()
+        kept = _copy(self._state)  # the next epoch is given the buffers of the state
+        return Epoch(kept, losses, _unstacked(scored, len(batches)))
+
+
+_copy = jax.jit(lambda state: jax.tree.map(jnp.copy, state))
+
+
+def _unstacked(batches: dict, num_batches: int) -> Iterable[dict]:
+    """The first axis of each leaf apart; fetched from the device when the first one is asked for."""
+    batches = jax.device_get(batches)
+    for i in range(num_batches):
+        yield jax.tree.map(lambda x, i=i: x[i], batches)
+
+
+def check(config: ConfigDict, workdir: str | Path) -> None:
+    """Raises UserError for all that can be wrong before any work."""
+    configuration.check(config)
+    for field in ('train.batch_size', 'eval.batch_size'):
+        sharding.check_divides(configuration.fields(config)[field], f'config.{field}')
+    if sharding.is_main():
+        files.check_writable(workdir)
+    configuration.check_same(config, workdir)
+
+
+def start(
+    config: ConfigDict, workdir: str | Path, data: sources.Data, train_state: TrainState
+) -> tuple[checkpoint.Checkpoints, list[dict]]:
+    """Fills the state: from the run directory's last checkpoint, or else from config.init_from or the seed.
+
+    Weights and BatchNorm statistics fit images that are standardised as theirs were: a run that starts from another
+    takes its channel statistics, unless config.data.mean sets its own.
+
+    Returns:
+      the run directory's checkpoints, and the records of the epochs that are done.
+    """
+    with sharding.main_first():
+        if sharding.is_main():
+            configuration.save(config, workdir)
+        configuration.check_alike(config, workdir)
+    checkpoints = checkpoint.Checkpoints(workdir)
+    epoch = checkpoints.latest()
+    if epoch is not None:
+        meta = checkpoints.restore(epoch, train_state.best_model, train_state.rest)
+        kept = train_state.model.standardise.to_dict()
+        if not config.init_from and kept != {'mean': data.mean.tolist(), 'std': data.std.tolist()}:
+            raise UserError(
+                f'{workdir} holds a run on other images: the channel statistics differ; use another --workdir'
+            )
+        sharding.say(f'Going on after epoch {epoch}.')
+        return checkpoints, meta['history']
+    if config.init_from:
+        epoch, _ = trained_model.restore_best(config.init_from, train_state.model)
+        sharding.say(f'Starting from epoch {epoch} of {config.init_from} and its channel statistics.')
+    if not config.init_from or config.data.mean:
+        train_state.model.standardise.set(data.mean, data.std)
+    train_state.restart_average()
+    return checkpoints, []
+
+
+def horizon(config: ConfigDict, history: list[dict]) -> np.float32:
+    """Number of steps of the whole training: all, or as many as config.train.minutes allow at the last speed."""
+    train = config.train
+    total, done = train.epochs * train.steps_per_epoch, len(history) * train.steps_per_epoch
+    if not train.minutes or len(history) < 2:  # the first epoch's time is that of compilation
+        return np.float32(total)
+    left = 60 * train.minutes - sum(record['seconds'] for record in history)
+    return np.float32(min(total, done + max(0, left) * train.steps_per_epoch / history[-1]['seconds']))
+
+
+def is_done(config: ConfigDict, history: list[dict]) -> bool:
+    """Whether the epochs or the minutes are used up, or early stopping ends the run."""
+    steps = config.train.steps_per_epoch
+    return (len(history) + 0.5) * steps > horizon(config, history) or should_stop(config, history)
+
+
+def should_stop(config: ConfigDict, history: list[dict]) -> bool:
+    validation_losses = [record['validation_loss'] for record in history]
+    return None not in validation_losses and optim.should_stop(validation_losses, **config.train.early_stopping)
+
+
+def validation_indices(config: ConfigDict, num_images: int, epoch: int) -> np.ndarray:
+    """Which validation images an epoch is scored on: validation_batches of them, drawn again in each epoch."""
+    length = min(num_images, config.train.validation_batches * config.train.batch_size)
+    return prepared.epoch_order(num_images, length, config.seed, epoch + 1) if num_images else np.arange(0)
+
+
+def evaluated(state: nnx.State) -> nnx.State:
+    """The part of a TrainState that is evaluated: the average of the weights where there is one."""
+    return state['averaged' if 'averaged' in state else 'model']
+
+
+def check_finite(config: ConfigDict, step_losses: np.ndarray, epoch: int, checkpoints: checkpoint.Checkpoints) -> None:
+    bad = np.flatnonzero(~np.isfinite(step_losses))
+    if bad.size:
+        kept = checkpoints.latest()
+        raise UserError(
+            f'the training loss is {step_losses[bad[0]]} at step {epoch * len(step_losses) + bad[0] + 1} '
+            f'(epoch {epoch + 1}); {"no checkpoint was made yet" if kept is None else f"epoch {kept} is kept"} in '
+            f'{checkpoints.folder.parent}; try a lower config.optimizer.learning_rate'
+        )
+
+
+def make_record(
+    config: ConfigDict, history: list[dict], train_state: TrainState, step_losses, validation: dict, seconds: float
+) -> dict:
+    """What metrics.jsonl holds of an epoch; `history`: the epochs before it."""
+    train, metrics = config.train, validation['decoders'].get(config.eval.decoder, {})
+    rate = optim.learning_rate(config.optimizer, train_state.optimizer.opt_state, horizon(config, history))
+    return {
+        'epoch': len(history) + 1,
+        'train_loss': float(np.mean(step_losses)),
+        'validation_loss': validation['loss'] if metrics else None,
+        'validation_error_pct': metrics.get('error_pct'),
+        'learning_rate': rate,
+        'seconds': seconds,
+        'images_per_second': train.batch_size * train.steps_per_epoch / seconds,
+    }
+
+
+def save(checkpoints: checkpoint.Checkpoints, train_state: TrainState, history: list[dict], data: sources.Data) -> None:
+    """Keeps the epoch; the best checkpoint is that of the lowest validation loss, or training loss if there is none."""
+    meta = {'history': history, 'relative_hand_size': data.relative_hand_size}
+    last = history[-1]
+    loss = last['train_loss'] if last['validation_loss'] is None else last['validation_loss']
+    checkpoints.save(last['epoch'], train_state.best_model, train_state.rest, meta, loss)

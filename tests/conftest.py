@@ -69,9 +69,9 @@ def tiny_run(freihand_like, tmp_path_factory) -> Path:
     config = tiny.get_config()
     config.data.update(manual_dir=str(freihand_like), data_dir=str(tmp_path_factory.mktemp('tiny_data')))
     state = train.TrainState(config)
+    state.model.standardise.set(np.array([0.4, 0.5, 0.3]), np.array([0.2, 0.1, 0.25]))
     configuration.save(config, workdir)
-    meta = {'history': [], 'mean': [0.4, 0.5, 0.3], 'std': [0.2, 0.1, 0.25]}
-    checkpoint.Checkpoints(workdir).save(3, state.model, state.optimizer, meta, 0.5)
+    checkpoint.Checkpoints(workdir).save(3, state.model, state.optimizer, {'history': []}, 0.5)
     return workdir
 
 

@@ -8,72 +8,20 @@ from hpe_jax import augment, configuration
 from hpe_jax.errors import UserError
 
 
-def save_as_before(config, workdir, *absent: str) -> None:
-    """As a commit that did not know some sections or fields saved it."""
-    nested = config.to_dict()
-    for name in absent:
-        *sections, field = name.split('.')
-        place = nested
-        for section in sections:
-            place = place[section]
-        del place[field]
-    (workdir / 'config.json').write_text(json.dumps(nested))
-
-
-LATER = (
-    'init_from',
-    'precision',
-    'model.conv',
-    'augment',
-    'data.source',
-    'data.live_preset',
-    'data.live_batch',
-    'train.scan_epochs',
-)
-
-
 def test_a_saved_config_is_loaded_as_it_was(tmp_path):
     config = unet.get_config()
     configuration.save(config, tmp_path)
     assert json.loads(configuration.load(tmp_path).to_json()) == json.loads(config.to_json())
 
 
-def test_a_field_that_an_older_run_does_not_know_keeps_what_was(tmp_path):
-    config = tiny.get_config()
-    save_as_before(config, tmp_path, *LATER)
-    assert configuration.fields(configuration.load(tmp_path).to_dict()).keys() == configuration.fields(config).keys()
-    assert json.loads(configuration.load(tmp_path).to_json()) == json.loads(config.to_json())
-
-
-def test_every_field_with_a_default_has_that_value_in_the_reference_recipe():
-    fields = configuration.fields(unet.get_config())
-    assert {name: fields[name] for name in configuration.DEFAULTS} == configuration.DEFAULTS
-
-
-def test_an_older_run_goes_on_unless_a_later_field_changes_it(tmp_path):
-    config = tiny.get_config()
-    save_as_before(config, tmp_path, *LATER)
-    configuration.check_same(config, tmp_path)
-    config.data.source = 'live'
-    with pytest.raises(UserError, match="data.source was 'tfdata' and is now 'live'"):
-        configuration.check_same(config, tmp_path)
-
-
-def test_a_field_without_a_default_that_the_saved_config_lacks_is_not_refused(tmp_path):
-    config = tiny.get_config()
-    save_as_before(config, tmp_path, 'train.images_every')
-    configuration.check_same(config, tmp_path)
-
-
-def test_what_older_runs_named_otherwise_is_moved(tmp_path):
-    config = tiny.get_config()
-    save_as_before(config, tmp_path, 'precision')
+@pytest.mark.parametrize('version', [None, 0, 2])
+def test_a_run_of_another_format_is_refused(tmp_path, version):
+    configuration.save(tiny.get_config(), tmp_path)
     nested = json.loads((tmp_path / 'config.json').read_text())
-    nested['model']['dtype'] = 'bfloat16'
-    (tmp_path / 'config.json').write_text(json.dumps(nested))
-    assert configuration.load(tmp_path).precision == 'bfloat16'
-    with pytest.raises(UserError, match="precision was 'bfloat16' and is now 'float32'"):
-        configuration.check_same(config, tmp_path)
+    (tmp_path / 'config.json').write_text(json.dumps(nested | {'format_version': version}))
+    for use in (lambda: configuration.load(tmp_path), lambda: configuration.check_same(tiny.get_config(), tmp_path)):
+        with pytest.raises(UserError, match=f'config.json: format_version {version}, but this hpe_jax reads 1'):
+            use()
 
 
 def test_an_option_that_was_not_given_is_another_config(tmp_path):
@@ -112,8 +60,8 @@ def test_wrong_fields_are_told(tmp_path, overrides, message):
     [
         (None, 'is no run directory: it holds no config.json'),
         ('{"model":', 'config.json cannot be read'),
-        ('[1, 2]', 'it holds list, not fields'),
-        ('{"seed": 0}', 'is no whole config'),
+        ('[1, 2]', 'not a config but list'),
+        ('{"seed": 0, "format_version": 1}', 'is no whole config'),
     ],
 )
 def test_a_directory_without_a_whole_config(tmp_path, content, message):

@@ -19,7 +19,8 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from PIL import Image
 
-from hpe_jax import HandPose, HandPoseEstimator, demo, evaluate, hand, pictures
+from hpe_jax import HandPose, HandPoseEstimator, demo, hand, trained_model
+from hpe_jax.inference import images
 from tests import command
 
 RNG = np.random.default_rng(5)
@@ -36,7 +37,7 @@ def encoded(array: np.ndarray, kind: str = 'PNG', orientation: int = 1) -> bytes
 
 @pytest.fixture(scope='module')
 def run(tiny_run):
-    return evaluate.load_run(tiny_run)
+    return trained_model.load(tiny_run)
 
 
 @pytest.fixture(scope='module')
@@ -74,7 +75,7 @@ def assert_says(answer: dict, found: HandPose) -> None:
 def test_the_answer_is_the_estimators(run, served, kind, side):
     data = encoded(PHOTO, kind)
     answer = predict(served, data, hand=side)
-    assert_says(answer, HandPoseEstimator(run, hand=side, refine=0)(pictures.read(data)))
+    assert_says(answer, HandPoseEstimator(run, hand=side, refine=0)(images.read(data)))
     assert (answer['width'], answer['height'], answer['followed']) == (120, 80, False)
     assert 0 < answer['ms'] < 60_000
 

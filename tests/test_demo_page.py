@@ -11,7 +11,8 @@ import pytest
 from aiohttp.test_utils import TestServer
 from PIL import Image
 
-from hpe_jax import HandPoseEstimator, demo, evaluate, geometry, hand, pictures
+from hpe_jax import HandPoseEstimator, demo, geometry, hand, trained_model
+from hpe_jax.inference import images
 from tests import chromium, drawn_hands
 
 pytestmark = pytest.mark.skipif(not chromium.PROGRAM, reason=f'needs one of {", ".join(chromium.PROGRAMS)}')
@@ -32,7 +33,7 @@ DETAILS = "$('details').textContent"
 
 @pytest.fixture(scope='module')
 def run(tiny_run):
-    return evaluate.load_run(tiny_run)
+    return trained_model.load(tiny_run)
 
 
 @pytest.fixture
@@ -127,7 +128,7 @@ def test_joints_are_named_and_what_is_shown_is_saved(run, photo, tmp_path):
                 async with asyncio.timeout(chromium.SECONDS):
                     while not (tmp_path / name).exists():
                         await asyncio.sleep(0.02)
-            assert pictures.read(tmp_path / 'turned_hand.png').shape == (1024, 783, 3)
+            assert images.read(tmp_path / 'turned_hand.png').shape == (1024, 783, 3)
             saved = json.loads((tmp_path / 'turned_hand.json').read_text())
             assert saved['keypoints'] == ANSWER['keypoints'] and saved['joints'] == list(hand.JOINTS)
             assert (saved['file'], saved['model']) == ('turned.jpg', f'{run.workdir.name}, epoch 3')

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs import tiny
-from hpe_jax import checkpoint, epochs, train
+from hpe_jax import checkpoint, report, train
 from hpe_jax.errors import UserError
 
 TIMINGS = ('seconds', 'images_per_second')
@@ -28,7 +28,7 @@ def config(freihand_like, tmp_path_factory):
 @pytest.fixture(scope='module', autouse=True)
 def without_report():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train.Trainer, '_report', lambda trainer: {'history': trainer.history})
+        patch.setattr(report, 'write', lambda config, workdir, model, checkpoints, history, data: {'history': history})
         yield
 
 
@@ -83,15 +83,15 @@ def test_epochs_in_one_call_go_on_bit_for_bit(runs, config, tmp_path):
 
 def test_an_epoch_begun_too_many_is_dropped(runs, config, tmp_path, monkeypatch):
     """The host learns that training shall stop when the next epoch has begun on the device."""
-    monkeypatch.setattr(train.Trainer, '_should_stop', lambda trainer: len(trainer.history) == 1)
+    monkeypatch.setattr(train, 'should_stop', lambda config, history: len(history) == 1)
     assert run(config, tmp_path, 'scanned') == runs['scanned'][0][:1]
     assert final_state(config, tmp_path)['step'] == config.train.steps_per_epoch
 
 
 def test_the_photos_to_validate_on_are_drawn_anew_in_each_epoch(config):
-    first, second = (epochs.drawn(config, 40, epoch) for epoch in (0, 1))
+    first, second = (train.validation_indices(config, 40, epoch) for epoch in (0, 1))
     assert len(first) == config.train.validation_batches * config.train.batch_size == len(set(first))
-    assert not np.array_equal(first, second) and len(epochs.drawn(config, 0, 0)) == 0
+    assert not np.array_equal(first, second) and len(train.validation_indices(config, 0, 0)) == 0
 
 
 def test_only_resident_photos_can_be_scanned(config, tmp_path):

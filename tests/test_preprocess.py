@@ -7,7 +7,6 @@ from ml_collections import ConfigDict
 from configs import unet
 from hpe_jax import augment, geometry, heatmap, preprocess
 
-MEAN, STD = np.float32([0.4, 0.5, 0.3]), np.float32([0.2, 0.1, 0.25])
 EVERYTHING = {name: {'hue': 0.5, 'rotation': 180, 'blur': 1.5}.get(name, 0.4) for name in augment.RANGES} | {
     'fill': 'random'
 }
@@ -24,27 +23,6 @@ def batch():
     }
 
 
-def test_normalise_by_hand():
-    image = np.full((1, 1, 1, 3), 51, np.float32)
-    np.testing.assert_allclose(preprocess.normalise(image, MEAN, STD).ravel(), [-1, -3, -0.4], rtol=1e-5)
-
-
-def test_to_uint8_undoes_normalise():
-    photos = batch()['image']
-    np.testing.assert_array_equal(
-        preprocess.to_uint8(preprocess.normalise(np.float32(photos), MEAN, STD), MEAN, STD), photos
-    )
-    assert preprocess.to_uint8(photos, MEAN, STD) is photos
-
-
-def test_photos_that_the_host_has_normalised_pass_through():
-    photos = batch()['image']
-    host = preprocess.normalise(np.float32(photos), MEAN, STD)
-    assert preprocess.inputs({'image': host}, MEAN, STD) is host
-    device = jax.jit(lambda b: preprocess.inputs(b, MEAN, STD))({'image': photos})
-    np.testing.assert_allclose(device, host, atol=1e-5)
-
-
 def test_targets_are_the_hosts_or_made_from_the_keypoints():
     plain = batch()
     made = preprocess.targets(plain, HEATMAP)
@@ -55,9 +33,9 @@ def test_targets_are_the_hosts_or_made_from_the_keypoints():
 
 
 def test_padding_and_invisible_keypoints_do_not_count():
-    counted = preprocess.counted(batch())
-    np.testing.assert_array_equal(counted[0], batch()['visible'][0])
-    assert not counted[1].any()
+    mask = preprocess.keypoint_mask(batch())
+    np.testing.assert_array_equal(mask[0], batch()['visible'][0])
+    assert not mask[1].any()
 
 
 def test_augment_is_off_by_default_and_quarter_turns_are_a_pure_function_of_the_key():

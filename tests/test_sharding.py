@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from configs import tiny
-from hpe_jax import evaluate
+from hpe_jax import metrics
 from hpe_jax.data import prepared
 from tests import command
 
@@ -95,7 +95,7 @@ def test_the_loss_curve_is_that_of_one_device(runs, name):
 def test_the_report_is_that_of_one_device(runs, name):
     ours, theirs = (json.loads((runs[of] / 'report.json').read_text()) for of in (name, 'one'))
     assert ours['device'].startswith({'eight': '8', 'scanned': '8', 'two': '4'}[name])
-    for score in evaluate.SCORES:
+    for score in metrics.NAMES:
         assert ours['decoders']['window'][score] == pytest.approx(theirs['decoders']['window'][score], abs=1e-3)
     ours, theirs = ({path.name for path in runs[of].iterdir()} for of in (name, 'one'))
     assert ours - {'evaluate_test.json'} == theirs
@@ -138,7 +138,7 @@ def _photos(number: int) -> SimpleNamespace:
     rng = np.random.default_rng(0)
     photos = rng.integers(0, 256, (number, 8, 8, 3), np.uint8)
     keypoints = rng.random((number, 21, 2), np.float32)
-    return prepared.Split(photos, keypoints, keypoints[..., 0] < 0.5, np.zeros((number, 21, 3), np.float32), photos)
+    return prepared.Split(photos, keypoints, np.zeros((number, 21, 3), np.float32), photos)
 
 
 def _resident_photos() -> None:

@@ -15,7 +15,8 @@ from flax import nnx
 from configs import published as published_config
 from configs import tiny, unet
 from experiments import analyze
-from hpe_jax import checkpoint, evaluate, heatmap, losses, models, preprocess, torch_weights, train
+from hpe_jax import checkpoint, heatmap, losses, models, torch_weights, train, trained_model
+from hpe_jax.data import sources
 from hpe_jax.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -36,11 +37,12 @@ def weights(shared):
 def published(weights) -> nnx.Module:
     model = models.UNet(rngs=nnx.Rngs(0))
     torch_weights.load_into(model, weights)
+    model.standardise.set(MEAN, STD)
     return model
 
 
 def inputs(parity):
-    return jnp.asarray(preprocess.normalise(np.float32(parity['images_u8']), MEAN, STD))
+    return jnp.asarray(parity['images_u8'])
 
 
 def nhwc(array):
@@ -206,13 +208,13 @@ def published_run(shared, tmp_path_factory):
     subprocess.run(command, cwd=ROOT, env=os.environ | {'JAX_PLATFORMS': 'cpu'}, check=True)
     data = {'dataset': 'freihand/full', 'manual_dir': str(shared / 'freihand_mini')}
     data['data_dir'] = str(tmp_path_factory.mktemp('data'))
-    return workdir, evaluate.load_run(workdir, {f'data.{name}': value for name, value in data.items()})
+    return workdir, trained_model.load(workdir, {f'data.{name}': value for name, value in data.items()})
 
 
 def test_the_published_run_says_where_it_is_from(published_run):
     workdir, run = published_run
     assert (run.epoch, run.config.heatmap.codec, run.config.eval.decoder) == (0, 'reference', 'mean')
-    np.testing.assert_array_equal([run.mean, run.std], [MEAN, STD])
+    assert run.model.standardise.to_dict() == {'mean': np.float32(MEAN).tolist(), 'std': np.float32(STD).tolist()}
     assert run.meta['source']['file'].endswith('model_final.pth') and len(run.meta['source']['sha256']) == 64
     with pytest.raises(UserError, match='holds a run already'):
         torch_weights.convert(run.meta['source']['file'], workdir, published_config.get_config())
@@ -241,9 +243,10 @@ def test_an_own_run_starts_from_the_published_one(published_run, tmp_path):
     config.init_from, config.data = str(workdir), run.config.data
     config.data.mean, config.data.std = (), ()
     config.data.update(train_split='all', validation_split='train[:0]', cache=False)
-    trainer = train.Trainer(config, tmp_path)
-    np.testing.assert_array_equal([trainer.mean, trainer.std], [MEAN, STD])
-    ours, theirs = checkpoint.leaves(trainer.train_state.model), checkpoint.leaves(run.model)
+    state = train.TrainState(config)
+    train.start(config, tmp_path, sources.open_data(config), state)
+    ours, theirs = checkpoint.leaves(state.model), checkpoint.leaves(run.model)
+    np.testing.assert_allclose([ours[f'standardise.{name}'] for name in ('mean', 'std')], [MEAN, STD])
     assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
 
 

@@ -16,7 +16,8 @@ from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
 from configs import tiny
-from hpe_jax import checkpoint, configuration, evaluate, main, train
+from hpe_jax import checkpoint, configuration, evaluate, main, metrics, train, trained_model
+from hpe_jax.data import sources
 from hpe_jax.errors import UserError
 
 REPOSITORY = Path(main.__file__).parents[1]
@@ -67,7 +68,7 @@ def test_a_run_leaves_all_that_it_promises(finished, config):
     assert json.loads((workdir / 'report.json').read_text()) == json.loads(json.dumps(report))
     assert report['epochs'] == 3 and report['split'] == 'test' and report['num_images'] == 1
     assert report['decoders'].keys() == set(config.eval.decoders)
-    assert all(np.isfinite(report['decoders']['mean'][name]) for name in evaluate.SCORES)
+    assert all(np.isfinite(report['decoders']['mean'][name]) for name in metrics.NAMES)
     assert report['config']['train']['batch_size'] == 4 and report['wall_time_s'] > 0 and 'cpu' in report['device']
     history = records(workdir)
     assert [record['epoch'] for record in history] == [1, 2, 3]
@@ -143,7 +144,7 @@ def test_evaluate_mode_scores_the_best_checkpoint_of_any_split(finished, config)
     workdir, report = finished
     result = evaluate.evaluate_run(workdir)
     assert result['epoch'] == report['best_epoch']
-    for name in evaluate.SCORES:
+    for name in metrics.NAMES:
         expected = report['decoders']['window'][name]
         assert result['decoders']['window'][name] == pytest.approx(expected, rel=1e-6)
     both = evaluate.evaluate_run(workdir, 'train[:3]+test')
@@ -207,26 +208,27 @@ def test_a_run_starts_from_another_ones_model_and_channel_statistics(finished, c
     source = shutil.copytree(finished[0], tmp_path / 'source')
     tuned = config.copy_and_resolve_references()
     tuned.init_from, tuned.data.train_split, tuned.train.epochs = str(source), 'train[:4]', 1
-    trainer = train.Trainer(tuned, tmp_path / 'tuned')
-    run = evaluate.load_run(source)
-    ours, theirs = checkpoint.leaves(trainer.train_state.model), checkpoint.leaves(run.model)
-    assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
-    np.testing.assert_array_equal([trainer.mean, trainer.std], [run.mean, run.std])
-    trainer.run()
+    state = train.TrainState(tuned)
+    train.start(tuned, tmp_path / 'begun', sources.open_data(tuned), state)
+    theirs = checkpoint.leaves(trained_model.load(source).model)
+    ours = checkpoint.leaves(state.model)
+    assert 'standardise.mean' in theirs and all(np.array_equal(ours[name], theirs[name]) for name in theirs)
+    train.train_and_evaluate(tuned, tmp_path / 'tuned')
     shutil.rmtree(source)
-    again = train.Trainer(tuned, tmp_path / 'tuned')
-    assert len(again.history) == 1
-    np.testing.assert_array_equal([again.mean, again.std], [run.mean, run.std])
+    _, history = train.start(tuned, tmp_path / 'tuned', sources.open_data(tuned), state)
+    assert len(history) == 1
+    ours = checkpoint.leaves(state.model)
+    assert all(np.array_equal(ours[f'standardise.{name}'], theirs[f'standardise.{name}']) for name in ('mean', 'std'))
 
 
 def test_a_run_that_cannot_start_from_another(finished, config, tmp_path):
     other = config.copy_and_resolve_references()
     other.init_from = str(tmp_path / 'absent')
     with pytest.raises(UserError, match='absent holds no checkpoint'):
-        train.Trainer(other, tmp_path / 'run')
+        train.train_and_evaluate(other, tmp_path / 'run')
     other.init_from, other.model.widths = str(finished[0]), (4, 12)
     with pytest.raises(UserError, match='of another model'):
-        train.Trainer(other, tmp_path / 'run')
+        train.train_and_evaluate(other, tmp_path / 'run')
 
 
 def test_a_nan_loss_names_the_step_and_keeps_the_last_good_checkpoint(config, tmp_path, monkeypatch):
@@ -235,9 +237,9 @@ def test_a_nan_loss_names_the_step_and_keeps_the_last_good_checkpoint(config, tm
     def make_failing(*arguments):
         step, calls = make(*arguments), []
 
-        def train_step(state, batch):
+        def train_step(state, batch, horizon):
             calls.append(None)
-            state, loss = step(state, batch)
+            state, loss = step(state, batch, horizon)
             return state, loss if len(calls) < 7 else loss * np.nan
 
         return train_step

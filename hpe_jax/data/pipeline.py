@@ -1,4 +1,4 @@
-"""The only tf.data file: photos of a split -> order -> decode, resize, standardise, heatmaps -> batches.
+"""The only tf.data file: photos of a split -> order -> decode, resize, heatmaps -> batches.
 
 Host memory holds the split, encoded or (config.data.cache) decoded and resized, so every order of examples is a plain
 list of indices: no shuffle buffer, and any epoch can be produced on its own.
@@ -17,7 +17,7 @@ import tensorflow.experimental.numpy as tnp
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from hpe_jax import heatmap, preprocess, sharding
+from hpe_jax import heatmap, sharding
 from hpe_jax.data.prepared import Split, epoch_order, in_batches
 
 tf.config.set_visible_devices([], 'GPU')  # the accelerator is JAX's
@@ -47,12 +47,11 @@ class Pipeline:
     Args:
       split: its photos, encoded or cached.
       data, heatmap: the config's sections.
-      mean, std: channel statistics, for photos that are normalised on the host.
     """
 
-    def __init__(self, split: Split, data: ConfigDict, heatmap: ConfigDict, mean: np.ndarray, std: np.ndarray):
+    def __init__(self, split: Split, data: ConfigDict, heatmap: ConfigDict):
         self._arrays = tuple(tf.constant(x) for x in (split.photos, split.keypoints, split.visible))
-        self._length, self._data, self._heatmap, self._mean, self._std = len(split), data, heatmap, mean, std
+        self._length, self._data, self._heatmap = len(split), data, heatmap
 
     def __len__(self) -> int:
         return self._length
@@ -97,6 +96,6 @@ class Pipeline:
         example = {'image': image, 'keypoints': keypoints, 'visible': visible, 'mask': index >= 0}
         if self._data.targets == 'host':
             sigma, codec = self._heatmap.sigma, self._heatmap.codec
-            example['image'] = preprocess.normalise(tf.cast(image, tf.float32), self._mean, self._std)
+            example['image'] = tf.cast(image, tf.float32) / 255
             example['heatmaps'] = heatmap.encode(keypoints, visible, (size, size), sigma, codec, xp=tnp)
         return example

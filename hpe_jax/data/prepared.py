@@ -71,7 +71,7 @@ class Split:
     """One split in host memory.
 
     photos: (n,) JPEG bytes, or (n, S, S, 3) uint8 once they are decoded.
-    keypoints: (n, 21, 2) float32, normalised; visible: (n, 21) bool, inside the frame.
+    keypoints: (n, 21, 2) float32, normalised.
     xyz: (n, 21, 3) float32, metres, camera frame.
     names: (n,) str, unique in the dataset: sample_id and version, such as '12 hom'.
     occluded: (n, 21) bool, hidden by the hand itself or by a thing; None where the dataset does not tell.
@@ -79,13 +79,17 @@ class Split:
 
     photos: np.ndarray
     keypoints: Float[np.ndarray, 'n 21 2']
-    visible: Bool[np.ndarray, 'n 21']
     xyz: Float[np.ndarray, 'n 21 3']
     names: np.ndarray
     occluded: Bool[np.ndarray, 'n 21'] | None = None
 
     def __len__(self) -> int:
         return len(self.photos)
+
+    @property
+    def visible(self) -> Bool[np.ndarray, 'n 21']:
+        """Which keypoints lie inside the frame."""
+        return geometry.inside_frame(self.keypoints)
 
 
 def load(builder: tfds.core.DatasetBuilder, expression: str, indices: np.ndarray | None = None) -> Split:
@@ -106,11 +110,11 @@ def load(builder: tfds.core.DatasetBuilder, expression: str, indices: np.ndarray
     names = np.array([f'{example["sample_id"]} {version(int(example["version"]))}' for example in examples], str)
     told = 'occluded' in builder.info.features
     occluded = np.array([example['occluded'] for example in examples], bool).reshape(-1, 21) if told else None
-    return Split(photos, keypoints, geometry.inside_frame(keypoints), xyz, names, occluded)
+    return Split(photos, keypoints, xyz, names, occluded)
 
 
-def hand_side(split: Split) -> float:
-    """How much of its photo a hand takes: the median of its box's longer side, as a part of the photo's size.
+def relative_hand_size(split: Split) -> float:
+    """Median of the longer side of the hands' boxes, as a fraction of the image size.
 
     Of hands that lie in the photo as a whole, if there are such.
     """

@@ -152,7 +152,7 @@ def _empty(size: int) -> UInt8[np.ndarray, '0 {size} {size} 3']:
 def _open(path: Path) -> Split:
     with path.with_suffix('.npz').open('rb') as file, np.load(file) as labels:
         photos, labels = np.load(path, mmap_mode='r'), dict(labels)
-        return Split(photos, visible=geometry.inside_frame(labels['keypoints']), **labels)
+        return Split(photos, **labels)
 
 
 def _is_kept(builder: tfds.core.DatasetBuilder, expression: str, size: int, path: Path) -> bool:

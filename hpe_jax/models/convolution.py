@@ -25,7 +25,7 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from hpe_jax import files, memory
+from hpe_jax import files, runtime
 from hpe_jax.errors import UserError
 
 STRIP = 1 << 20  # bytes; about a core's level-2 cache
@@ -206,7 +206,7 @@ def onednn_works() -> bool:
         return False
     if not first <= tuple(map(int, version.split('.')[:2])) <= last:
         return False
-    kept = Path(os.environ.get('JAX_COMPILATION_CACHE_DIR') or memory.COMPILED).expanduser() / f'onednn-{version}.json'
+    kept = Path(os.environ.get('JAX_COMPILATION_CACHE_DIR') or runtime.COMPILED).expanduser() / f'onednn-{version}.json'
     try:
         return json.loads(kept.read_text())['works'] is True
     except (OSError, ValueError, KeyError, TypeError):

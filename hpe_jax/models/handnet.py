@@ -17,10 +17,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from hpe_jax.models.convolution import CONVS, choose
-from hpe_jax.models.unet import norm, upsample
+from hpe_jax.models.layers import Standardise, norm, upsample
 
 # Pairs of joints, as the wrist sees them: which way the second lies from the first tells a palm of a right hand from
 # its back. Mirrored, it is the other way round.
@@ -124,6 +124,7 @@ class HandNet(nnx.Module):
         rngs: nnx.Rngs,
     ):
         layers = {'kind': choose(conv), 'dtype': dtype, 'rngs': rngs}
+        self.standardise = Standardise()
         self.stem = nnx.List([ConvBlock(i, o, stride=2, **layers) for i, o in ((3, widths[0]), widths[:2])])
         self.down, self.back = nnx.List([]), nnx.List([])
         for above, width, number in zip(widths[1:-1], widths[2:], blocks, strict=True):
@@ -134,12 +135,12 @@ class HandNet(nnx.Module):
         self.hidden = nnx.Linear(widths[-1], HIDDEN, dtype=dtype, rngs=rngs)
         self.heads = nnx.Linear(HIDDEN, 2 + len(TURNS), dtype=dtype, rngs=rngs)
 
-    def logits(self, images: Float[Array, 'b h w 3']) -> dict[str, Float[Array, '...']]:
-        """Normalised crops to logits, float32: `heatmaps` (b, h / 4, w / 4, k) and one number a crop of each head.
+    def logits(self, images: Shaped[Array, 'b h w 3']) -> dict[str, Float[Array, '...']]:
+        """Crops, uint8 or float32 in [0, 1], to float32 logits: `heatmaps` (b, h / 4, w / 4, k), and each head's (b,).
 
         presence: of a hand in the crop's middle. handedness: of its being a right one.
         """
-        x = images
+        x = self.standardise(images)
         for block in self.stem:
             x = block(x)
         levels = [x]

@@ -1,4 +1,3 @@
-import dataclasses
 import io
 import json
 
@@ -93,12 +92,10 @@ def test_no_example_is_lost_in_writing(tmp_path):
     assert len(split) == 420 and len({photo for photo in split.photos}) == 420
 
 
-def test_hand_side_is_the_median_of_hands_that_lie_in_the_photo():
+def test_relative_hand_size_is_the_median_of_hands_that_lie_in_the_photo():
     keypoints = np.full((3, 21, 2), 0.5, np.float32)
     keypoints[:, 0] = [[0.3, 0.4], [0.1, 0.4], [-0.1, 0.5]]
-    visible, xyz = keypoints[..., 0] >= 0, np.zeros((3, 21, 3), np.float32)
-    split = prepared.Split(np.empty(3, object), keypoints, visible, xyz, np.array(['a', 'b', 'c']))
-    assert prepared.hand_side(split) == pytest.approx((0.2 + 0.4) / 2)
+    split = prepared.Split(np.empty(3, object), keypoints, np.zeros((3, 21, 3), np.float32), np.array(['a', 'b', 'c']))
+    assert prepared.relative_hand_size(split) == pytest.approx((0.2 + 0.4) / 2)
     keypoints[:2, 1] = -1
-    none_whole = dataclasses.replace(split, visible=(keypoints >= 0).all(-1))
-    assert prepared.hand_side(none_whole) == pytest.approx(0.2)
+    assert prepared.relative_hand_size(split) == pytest.approx(0.2)

@@ -73,7 +73,7 @@ def both(builder, split):
     config = tiny.get_config()
     config.data.targets = 'device'
     photos = prepared.load(builder, 'train')
-    return pipeline.Pipeline(photos, config.data, config.heatmap, MEAN, STD), resident.Resident(split)
+    return pipeline.Pipeline(photos, config.data, config.heatmap), resident.Resident(split)
 
 
 def assert_same(ours, theirs):

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import analyze, analyze_numbers
-from hpe_jax import evaluate, hand, heatmap
+from experiments import analyze
+from experiments.analyze import numbers as analysis
+from hpe_jax import hand, heatmap, trained_model
 from hpe_jax.data import prepared
 from hpe_jax.errors import UserError
 
@@ -30,14 +31,14 @@ runpy.run_module('experiments.analyze', run_name='__main__')
 
 
 def test_a_group_counts_and_averages():
-    group = analyze_numbers.group(np.array([0.01, 0.02, 0.06]), np.array([0.5, 0.7, 0.9]))
+    group = analysis.group(np.array([0.01, 0.02, 0.06]), np.array([0.5, 0.7, 0.9]))
     expected = {'count': 3, 'error_pct': 3, 'median_error_pct': 2, 'within_5_pct': 200 / 3, 'peak': 0.7}
     assert group == pytest.approx(expected)
 
 
 def test_intervals_are_half_open_and_the_last_one_is_closed():
     values, error = np.array([0.0, 0.1, 0.19, 1.0]), np.array([0.1, 0.2, 0.4, 0.5])
-    bins = analyze_numbers.binned(values, np.array([0, 0.1, 0.2, 0.9, 1.0]), error)
+    bins = analysis.binned(values, np.array([0, 0.1, 0.2, 0.9, 1.0]), error)
     assert [(b['from'], b['to'], b['count']) for b in bins] == [(0, 0.1, 1), (0.1, 0.2, 2), (0.9, 1.0, 1)]
     assert [b['error_pct'] for b in bins] == pytest.approx([10, 30, 50])
 
@@ -47,14 +48,14 @@ def test_a_photos_error_is_over_its_keypoints_in_the_frame():
     error[0, :2] = [0.1, 0.3]
     visible = np.zeros((3, 21), bool)
     visible[0, :2] = visible[1] = True
-    np.testing.assert_allclose(analyze_numbers.photo_errors(error, visible), [0.2, 0.5, np.nan])
+    np.testing.assert_allclose(analysis.photo_errors(error, visible), [0.2, 0.5, np.nan])
 
 
 def test_an_error_of_one_finger_is_that_fingers():
     error, visible = np.zeros((2, 21)), np.ones((2, 21), bool)
     error[:, list(hand.FINGERS['ring'])] = 0.08
     error[1, hand.FINGERS['thumb'][0]], visible[1, hand.FINGERS['thumb'][0]] = 9, False
-    found = analyze_numbers.per_finger(error, visible)
+    found = analysis.per_finger(error, visible)
     assert {name: g['error_pct'] for name, g in found.items()} == pytest.approx(
         {'wrist': 0, 'thumb': 0, 'index': 0, 'middle': 0, 'ring': 8, 'little': 0}
     )
@@ -73,27 +74,25 @@ def flat_hand() -> np.ndarray:
 def test_a_fingertip_behind_the_palm_is_hidden_and_one_before_it_is_not():
     behind, before = flat_hand(), flat_hand()
     behind[8], before[8] = [0.0, -0.05, 0.56], [0.0, -0.05, 0.44]
-    hidden = analyze_numbers.self_occluded(np.stack([behind, before, flat_hand()]).astype(np.float32))
+    hidden = analysis.self_occluded(np.stack([behind, before, flat_hand()]).astype(np.float32))
     assert np.flatnonzero(hidden[0]).tolist() == [8]
     assert not hidden[1, 8] and not hidden[2].any()
-    mirrored = analyze_numbers.self_occluded(np.float32(behind[None] * [-1, 1, 1]))
+    mirrored = analysis.self_occluded(np.float32(behind[None] * [-1, 1, 1]))
     np.testing.assert_array_equal(mirrored[0], hidden[0])
 
 
 def test_labels_without_depth_tell_nothing_of_occlusion():
-    assert analyze_numbers.self_occluded(np.float32(flat_hand()[None])) is None
-    assert analyze_numbers.self_occluded(np.zeros((0, 21, 3), np.float32)) is None
+    assert analysis.self_occluded(np.float32(flat_hand()[None])) is None
+    assert analysis.self_occluded(np.zeros((0, 21, 3), np.float32)) is None
 
 
 def test_calibration_is_the_gap_between_peak_and_share_of_right_keypoints():
     peak = np.array([0.25] * 4 + [0.85] * 4)
     error = np.array([0.01, 0.2, 0.2, 0.2] + [0.01] * 4)  # a quarter of the first are right, all of the second
-    found = analyze_numbers.calibration(error, peak)
+    found = analysis.calibration(error, peak)
     assert [b['count'] for b in found['bins']] == [4, 4]
     assert found['ece'] == pytest.approx(0.5 * 0 + 0.5 * 0.15)
-    assert analyze_numbers.calibration(np.arange(5) / 10, -np.arange(5) / 10 + 1)['rank_correlation'] == pytest.approx(
-        -1
-    )
+    assert analysis.calibration(np.arange(5) / 10, -np.arange(5) / 10 + 1)['rank_correlation'] == pytest.approx(-1)
 
 
 def test_the_breakdown_of_known_errors():
@@ -104,7 +103,7 @@ def test_the_breakdown_of_known_errors():
     visible = np.ones((4, 21), bool)
     visible[1, 5:] = visible[3] = False
     xyz = rng.uniform(0.4, 0.6, (4, 21, 3)).astype(np.float32)
-    found = analyze_numbers.breakdown(
+    found = analysis.breakdown(
         true, true + shift, visible, np.full((4, 21), 0.5, np.float32), xyz, np.array(list('abcd'))
     )
     assert [photo['error_pct'] for photo in found['photos'][:3]] == pytest.approx([1, 2, 3], abs=1e-4)
@@ -117,7 +116,7 @@ def test_the_breakdown_of_known_errors():
     assert sum(found['histogram']['keypoints']) == 47 and found['histogram']['edges_pct'][-1] is None
     assert sum(g['count'] for g in found['occlusion'].values()) == 47
     occluded = np.arange(84).reshape(4, 21) % 21 < 3
-    told = analyze_numbers.breakdown(true, true + shift, visible, xyz[..., 0], xyz, np.array(list('abcd')), occluded)
+    told = analysis.breakdown(true, true + shift, visible, xyz[..., 0], xyz, np.array(list('abcd')), occluded)
     assert {k: g['count'] for k, g in told['occlusion'].items()} == {
         'hidden by anything': 9,
         'not hidden by anything': 38,
@@ -204,7 +203,7 @@ def test_the_page_says_the_numbers_of_the_json_and_which_data_they_are_of(report
 
 def test_a_photos_numbers_are_those_of_its_prediction(report, tiny_run):
     folder, *_ = report
-    run = evaluate.load_run(tiny_run)
+    run = trained_model.load(tiny_run)
     photos = prepared.load(prepared.open_dataset(run.config.data), 'train[:2]')
     keypoints, _, peaks = run.predict([analyze.read_photo(jpeg) for jpeg in photos.photos])
     error = np.linalg.norm(keypoints - photos.keypoints, axis=-1)
@@ -228,7 +227,7 @@ def test_the_worst_photos_come_first_and_the_best_last():
 @pytest.mark.parametrize('split', ['test[:0]', 'validation[:0]'])
 def test_a_split_without_photos(tiny_run, split):
     with pytest.raises(UserError, match='holds no photos'):
-        analyze.analyse(evaluate.load_run(tiny_run), split)
+        analyze.analyse(trained_model.load(tiny_run), split)
 
 
 def test_names_of_runs():

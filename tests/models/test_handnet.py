@@ -26,7 +26,8 @@ def test_the_shipped_size_in_numbers():
     down = block(24, 56) + 2 * block(56, 56) + block(56, 112) + 4 * block(112, 112) + 3 * block(112, 112)
     back = block(56, 24, 1) + 2 * block(24, 24) + block(112, 56, 1) + 2 * block(56, 56)
     back += block(112, 112, 1) + 2 * block(112, 112)
-    assert found == stem + down + back + 24 * 21 + 21 + 113 * (2 + len(handnet.TURNS))
+    heads = 113 * handnet.HIDDEN + (handnet.HIDDEN + 1) * (2 + len(handnet.TURNS))
+    assert found == stem + down + back + 24 * 21 + 21 + heads
 
 
 def test_maps_at_a_quarter_and_a_number_of_each_head(small):

@@ -14,10 +14,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from hpe_jax.data.features import PHOTO_SIZE, VERSIONS
 from hpe_jax.errors import UserError
 
-PHOTO_SIZE = 224
-VERSIONS = ('gs', 'hom', 'sample', 'auto')
 WHERE = 'extract FreiHAND_pub_v2.zip and give the folder that holds training_xyz.json'
 
 

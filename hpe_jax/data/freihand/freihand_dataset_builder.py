@@ -11,30 +11,11 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from hpe_jax import geometry
+from hpe_jax.data import features
 from hpe_jax.data.freihand import folder
 from hpe_jax.errors import UserError
 
 URL = 'https://lmb.informatik.uni-freiburg.de/data/freihand/'
-# The reference's split of the 32,560 unique photos: [0, 26000), [26000, 31000), [31000, 32560).
-REFERENCE_BOUNDS = (26000, 31000, 32560)
-
-
-def split_bounds(n_unique: int) -> dict[str, range]:
-    """The unique photos of each split: the reference's ranges, in proportion, rounded down."""
-    train, validation, total = (bound * n_unique // REFERENCE_BOUNDS[-1] for bound in REFERENCE_BOUNDS)
-    return {'train': range(train), 'validation': range(train, validation), 'test': range(validation, total)}
-
-
-def hand_features(size: int = folder.PHOTO_SIZE) -> dict:
-    """What every dataset of hands here holds; `size`: side of the photos, pixels."""
-    return {
-        'image': tfds.features.Image(shape=(size, size, 3), encoding_format='jpeg'),
-        'xyz': tfds.features.Tensor(shape=(21, 3), dtype=np.float32, doc='Metres, camera frame.'),
-        'K': tfds.features.Tensor(shape=(3, 3), dtype=np.float32, doc='Pixels.'),
-        'uv': tfds.features.Tensor(shape=(21, 2), dtype=np.float32, doc='(x, y), pixels of the photo.'),
-        'sample_id': tfds.features.Scalar(dtype=np.int64, doc='Index of the unique photo.'),
-        'version': tfds.features.ClassLabel(names=folder.VERSIONS),
-    }
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
@@ -63,7 +44,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(
-            features=tfds.features.FeaturesDict(hand_features()),
+            features=tfds.features.FeaturesDict(features.hand_features()),
             homepage='https://lmb.informatik.uni-freiburg.de/projects/freihand/',
             disable_shuffling=True,
         )
@@ -71,10 +52,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager: tfds.download.DownloadManager):
         root, evaluation_root = self._roots(dl_manager)
         training = folder.find(root, 'training')
-        versions = folder.VERSIONS if self.builder_config.name == 'full' else folder.VERSIONS[:1]
+        versions = features.VERSIONS if self.builder_config.name == 'full' else features.VERSIONS[:1]
         if training.num_versions < len(versions):
             raise UserError(f"{root} holds the green-screen photos only: use 'freihand/raw', or extract all 130,240")
-        bounds = split_bounds(len(training.xyz))
+        bounds = features.split_bounds(len(training.xyz))
         splits = {name: self._generate_examples(training, ids, versions) for name, ids in bounds.items() if ids}
         if folder.has_evaluation(evaluation_root):
             evaluation = folder.find(evaluation_root, 'evaluation')

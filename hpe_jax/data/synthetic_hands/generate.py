@@ -22,7 +22,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from hpe_jax import files
-from hpe_jax.data.freihand.folder import PHOTO_SIZE
+from hpe_jax.data.features import PHOTO_SIZE
 from hpe_jax.data.synthetic_hands import render
 from hpe_jax.errors import UserError
 

@@ -80,12 +80,12 @@ class PosedHand(NamedTuple):
 
 
 def load_mesh(path: Path = FILE) -> HandMesh:
-    """Reads the arrays that experiments/make_hand_mesh.py made."""
+    """Reads the arrays that experiments/hand_mesh/make_hand_mesh.py made."""
     try:
         with np.load(path) as file:
             arrays = dict(file)
     except FileNotFoundError:
-        remedy = 'restore it from git, or remake it with experiments/make_hand_mesh.py'
+        remedy = 'restore it from git, or remake it with experiments/hand_mesh/make_hand_mesh.py'
         raise UserError(f'{path}: the hand mesh is missing; {remedy}') from None
     quads = arrays.pop('quads').astype(np.int32)
     arrays['triangles'] = np.concatenate([quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]])

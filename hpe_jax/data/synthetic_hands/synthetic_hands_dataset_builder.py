@@ -15,8 +15,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from hpe_jax import geometry
+from hpe_jax.data import features
 from hpe_jax.data.freihand import folder
-from hpe_jax.data.freihand.freihand_dataset_builder import hand_features, split_bounds
 from hpe_jax.data.synthetic_hands import generate
 
 
@@ -29,7 +29,7 @@ class HandsConfig(tfds.core.BuilderConfig):
     size: int  # side of the pictures, pixels
 
 
-def hands_config(name: str, preset: str, number: int, size: int = folder.PHOTO_SIZE) -> HandsConfig:
+def hands_config(name: str, preset: str, number: int, size: int = features.PHOTO_SIZE) -> HandsConfig:
     description = f'{number:,} hands of the preset {preset!r}, {size} pixels wide.'
     return HandsConfig(name=name, number=number, preset=preset, size=size, description=description)
 
@@ -52,7 +52,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         parts = re.fullmatch(f'({"|".join(generate.PRESETS)})_([1-9][0-9]*)(?:_([1-9][0-9]*)px)?', name)
         if not parts:
             return cls.builder_configs.get(name)
-        return hands_config(name, parts[1], int(parts[2]), int(parts[3] or folder.PHOTO_SIZE))
+        return hands_config(name, parts[1], int(parts[2]), int(parts[3] or features.PHOTO_SIZE))
 
     def __init__(self, *, file_format: str | None = None, **kwargs):
         super().__init__(file_format=file_format or 'array_record', **kwargs)  # see FreiHAND's builder
@@ -64,7 +64,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             'occluded': tfds.features.Tensor(shape=(21,), dtype=np.bool_, doc='Hidden by a thing or by the hand.'),
         }
         return self.dataset_info_from_configs(
-            features=tfds.features.FeaturesDict(hand_features(size) | more), disable_shuffling=True
+            features=tfds.features.FeaturesDict(features.hand_features(size) | more), disable_shuffling=True
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager):
@@ -75,7 +75,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         occluded = json.loads((pictures / 'training_occluded.json').read_text())
         return {
             name: self._generate_examples(part, occluded, ids)
-            for name, ids in split_bounds(config.number).items()
+            for name, ids in features.split_bounds(config.number).items()
             if ids
         }
 

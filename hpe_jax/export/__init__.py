@@ -10,18 +10,15 @@ closely it agrees with the model: every file is loaded back and compared before 
 import hashlib
 import importlib
 import inspect
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import jax
-from absl import app, flags, logging
 from flax import nnx
 from ml_collections import ConfigDict
 
-from hpe_jax import agreement, checkpoint, configuration, evaluate, files, formats, hand, heatmap, logbook
+from hpe_jax import checkpoint, configuration, files, hand, heatmap, logbook, trained_model
 from hpe_jax.errors import UserError
-from hpe_jax.estimator import WEIGHTS
+from hpe_jax.export import formats, verify
 
 INPUT = (
     'RGB crops of one right hand each, about square, resized to this size with antialiasing; a left hand must be '
@@ -58,12 +55,12 @@ def export(workdir: str | Path, name: str, output: str | Path = '', decoder: str
     """
     kind, folder = formats.FORMATS[name], Path(output or Path(workdir) / 'export' / name)
     check_installed(name, kind.packages)
-    run = evaluate.load_run(workdir, {'precision': 'float32', 'model.conv': 'xla'})  # nothing that suits one device
+    run = trained_model.load(workdir, {'precision': 'float32', 'model.conv': 'xla'})  # nothing that suits one device
     decoder = run.known_decoder(decoder)
     files.check_writable(folder)
     with files.replacing(folder / kind.file) as temporary:
         temporary.write_bytes(make(run, name, decoder))
-        agreed = agreement.compare(run, decoder, kind.load(temporary))
+        agreed = verify.compare(run, decoder, kind.load(temporary))
         content = temporary.read_bytes()
     metadata = {
         'format': name,
@@ -91,7 +88,7 @@ def check_installed(name: str, packages: dict[str, str]) -> None:
         raise UserError(f'exporting to {name} needs {" and ".join(missing)}: pip install {" ".join(missing)}')
 
 
-def make(run: evaluate.Run, name: str, decoder: str) -> bytes:
+def make(run: trained_model.TrainedModel, name: str, decoder: str) -> bytes:
     """The content of a file of formats.FORMATS[name].
 
     Raises:
@@ -100,7 +97,7 @@ def make(run: evaluate.Run, name: str, decoder: str) -> bytes:
     kind, config = formats.FORMATS[name], ConfigDict(run.config.to_dict())
     if not kind.gather and 'gather' in inspect.signature(heatmap.DECODERS[decoder]).parameters:
         config.eval.decoders[decoder].gather = False
-    infer, state = evaluate.make_infer(config, run.model, run.mean, run.std, decoder), nnx.state(run.model)
+    infer, state = trained_model.make_infer(config, run.model, decoder), nnx.state(run.model)
     try:
         return kind.make(lambda images: infer(state, images), config.data.image_size)
     except UserError:
@@ -116,10 +113,12 @@ HEADS = {
 }
 
 
-def describe(run: evaluate.Run, decoder: str) -> dict:
+def describe(run: trained_model.TrainedModel, decoder: str) -> dict:
     """What metadata.json says of any format."""
     config, size, joints = run.config, run.config.data.image_size, hand.NUM_KEYPOINTS
-    heads = {name: {'shape': ['batch'], 'dtype': 'float32', 'units': HEADS[name]} for name in evaluate.heads(config)}
+    heads = {
+        name: {'shape': ['batch'], 'dtype': 'float32', 'units': HEADS[name]} for name in trained_model.heads(config)
+    }
     return {
         'input': {'name': 'images', 'shape': ['batch', size, size, 3], 'dtype': 'uint8', 'meaning': INPUT},
         'outputs': {
@@ -148,7 +147,7 @@ def describe(run: evaluate.Run, decoder: str) -> dict:
             'trained_in': configuration.load(run.workdir).precision,
         },
         'training_data': [training_data(config, meta) for config, meta in ancestors(run)],
-        'made': logbook.surroundings(),
+        'made': logbook.environment(),
     }
 
 
@@ -163,7 +162,7 @@ def training_data(config: ConfigDict | None, meta: dict) -> dict:
     return {'dataset': dataset, **LICENCES.get(dataset.partition('/')[0], {'licence': 'unknown'})}
 
 
-def ancestors(run: evaluate.Run) -> Iterator[tuple[ConfigDict | None, dict]]:
+def ancestors(run: trained_model.TrainedModel) -> Iterator[tuple[ConfigDict | None, dict]]:
     """(config, meta data) of a run, of the run that it started from (config.init_from), and so on."""
     config, seen = run.config, set()
     yield config, run.meta
@@ -176,36 +175,3 @@ def ancestors(run: evaluate.Run) -> Iterator[tuple[ConfigDict | None, dict]]:
         except Exception:  # orbax raises anything where a checkpoint is absent or corrupt
             yield None, {'run': workdir}
             return
-
-
-def define_flags() -> None:
-    flags.DEFINE_string('workdir', str(WEIGHTS), 'The run directory; default: the shipped model.')
-    flags.DEFINE_enum('format', None, list(formats.FORMATS), 'What to write.', required=True)
-    flags.DEFINE_string(
-        'output',
-        '',
-        'The folder for the file and metadata.json; empty: export/FORMAT in the workdir; here for the shipped model.',
-    )
-    flags.DEFINE_string('decoder', '', 'From heatmaps to keypoints; empty: config.eval.decoder of the run.')
-
-
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise UserError(f'unexpected argument: {argv[1]}')
-    jax.config.update('jax_platforms', 'cpu')  # accelerators round to fewer bits than the comparison needs
-    values = flags.FLAGS
-    shipped = Path(values.workdir) == WEIGHTS
-    output = Path(values.output or Path('.' if shipped else values.workdir) / 'export' / values.format)
-    metadata = export(values.workdir, values.format, output, values.decoder)
-    path = output / metadata['file']
-    print(f'{path}: {metadata["bytes"] / 1e6:.1f} MB, decoder {metadata["decoder"]["name"]}.')
-    print(f'Loaded back, {agreement.told(metadata["agreement"])}.')
-
-
-if __name__ == '__main__':
-    logging.set_verbosity(logging.FATAL)
-    define_flags()
-    try:
-        app.run(main)
-    except UserError as e:
-        sys.exit(f'error: {e}')

@@ -1,5 +1,6 @@
 """The Python API: a model once, then pictures in and hands out, NumPy on both sides.
 
+    from hpe_jax import trained_model
     from hpe_jax import HandPoseEstimator
     estimator = HandPoseEstimator()                    # the model that is shipped; load('runs/unet') takes another
     hand = estimator(image)                            # (H, W, 3) uint8 RGB, any size
@@ -25,14 +26,14 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float, Shaped, UInt8
 
-from hpe_jax import evaluate, geometry, pictures
+from hpe_jax import geometry, trained_model
 from hpe_jax.errors import UserError
+from hpe_jax.inference.images import as_rgb
 
-WEIGHTS = Path(__file__).with_name('weights') / 'hands'  # the shipped model, a run directory
 HANDS = ('right', 'left', 'auto')
 # Part of the crop that a hand's box takes, for runs that do not tell (checkpoints of older commits, the published
 # weights): the median over FreiHAND's evaluation photos as the published weights see them; 0.38 in its labels.
-HAND_SIDE = 0.375
+RELATIVE_HAND_SIZE = 0.375
 SMALLEST_SIDE = 8.0  # pixels of the picture: a hand that fell together to a point is still cropped around
 LARGEST = 4  # side of a crop, in the picture's longer side
 WINDOWS = 1.0, 0.62, 0.38, 0.24  # sides of the windows that are searched, as parts of the picture's longer side
@@ -70,7 +71,7 @@ class HandPoseEstimator:
 
     def __init__(
         self,
-        run: evaluate.Run | None = None,
+        run: trained_model.TrainedModel | None = None,
         decoder: str = '',
         hand: str = 'auto',
         refine: int = 1,
@@ -78,7 +79,7 @@ class HandPoseEstimator:
     ):
         """
         Args:
-          run: of evaluate.load_run; None: the shipped model.
+          run: of trained_model.load; None: the shipped model.
           decoder: one of the run's config.eval.decoders; '' is its default.
           hand: 'right' or 'left'; 'auto': the one that the network says, or of one that does not say, the one of both
             with the higher score.
@@ -93,20 +94,20 @@ class HandPoseEstimator:
             raise UserError(f'hand={hand!r}: unknown; choose from {", ".join(HANDS)}')
         if refine < 0:
             raise UserError(f'refine={refine}: must be at least 0')
-        self.run = run = evaluate.load_run(WEIGHTS) if run is None else run
+        self.run = run = trained_model.load() if run is None else run
         self.decoder, self.hand = run.known_decoder(decoder), hand
         self.refine, self.min_score = refine, min_score
-        self.hand_side = run.meta.get('hand_side') or HAND_SIDE
-        self.heads = evaluate.heads(run.config)
+        self.relative_hand_size = run.meta.get('relative_hand_size') or RELATIVE_HAND_SIZE
+        self.heads = trained_model.heads(run.config)
 
     @classmethod
-    def load(cls, workdir: str | Path = WEIGHTS, **options) -> 'HandPoseEstimator':
+    def load(cls, workdir: str | Path = trained_model.SHIPPED, **options) -> 'HandPoseEstimator':
         """From the best checkpoint of a run directory; options as the class has them.
 
         Raises:
-          UserError: as evaluate.load_run, or an option is unknown or impossible.
+          UserError: as trained_model.load, or an option is unknown or impossible.
         """
-        return cls(evaluate.load_run(workdir), **options)
+        return cls(trained_model.load(workdir), **options)
 
     def __call__(self, image: np.ndarray, box: Box | None = None) -> HandPose:
         """The hand in one picture.
@@ -123,7 +124,7 @@ class HandPoseEstimator:
 
     def predict(self, images: Sequence[np.ndarray], boxes: Sequence[Box | None] | None = None) -> list[HandPose]:
         """The hand in each of several pictures of any sizes, in one batch; as __call__ otherwise."""
-        images = [pictures.as_rgb(image) for image in images]
+        images = [as_rgb(image) for image in images]
         boxes = [None] * len(images) if boxes is None else boxes
         boxes = [box if box is None else geometry.checked_box(box) for box in boxes]
         if not images:
@@ -137,7 +138,7 @@ class HandPoseEstimator:
         Raises:
           UserError: one is no picture.
         """
-        images = [pictures.as_rgb(image) for image in images]
+        images = [as_rgb(image) for image in images]
         found = self._of_sides(lambda left: [self._search(image, left) for image in images])
         answers = []
         for hands in map(list, zip(*found, strict=True)):
@@ -152,7 +153,7 @@ class HandPoseEstimator:
           UserError: it is no picture.
         """
         hands = [last] if isinstance(last, HandPose) else list(last)
-        images = [pictures.as_rgb(image)] * len(hands)
+        images = [as_rgb(image)] * len(hands)
         left = [one.handedness == 'left' for one in hands]
         found = self._pose(images, self._around(hands, images), left, DOUBT)
         return found[0] if isinstance(last, HandPose) else found
@@ -169,7 +170,7 @@ class HandPoseEstimator:
         squares = [
             square_around(np.array([0, 0, *image.shape[1::-1]]), 1.0, image)
             if box is None
-            else square_around(box, self.hand_side, image)
+            else square_around(box, self.relative_hand_size, image)
             for image, box in zip(images, boxes, strict=True)
         ]
         hands = self._refined(images, squares, [left] * len(images))
@@ -187,7 +188,9 @@ class HandPoseEstimator:
         return hands
 
     def _around(self, hands: Sequence[HandPose], images: Sequence[np.ndarray]) -> list[np.ndarray]:
-        return [square_around(one.box, self.hand_side, image) for one, image in zip(hands, images, strict=True)]
+        return [
+            square_around(one.box, self.relative_hand_size, image) for one, image in zip(hands, images, strict=True)
+        ]
 
     def _search(self, image: UInt8[np.ndarray, 'h w 3'], left: bool) -> list[HandPose]:
         """The hands in the best windows all over a picture, the surest first, each once."""
@@ -250,13 +253,13 @@ class HandPoseEstimator:
     @cached_property
     def _infer(self):
         run = self.run
-        return jax.jit(evaluate.make_infer(run.config, run.model, run.mean, run.std, self.decoder))
+        return jax.jit(trained_model.make_infer(run.config, run.model, self.decoder))
 
     @cached_property
     def _glance(self):
         """What a search needs of each window, so that XLA leaves out the rest."""
         run, name = self.run, 'presence' if 'presence' in self.heads else 'scores'
-        infer = evaluate.make_infer(run.config, run.model, run.mean, run.std, self.decoder)
+        infer = trained_model.make_infer(run.config, run.model, self.decoder)
         return jax.jit(lambda state, images: {name: infer(state, images)[name]})
 
 

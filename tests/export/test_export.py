@@ -17,8 +17,9 @@ from flax import nnx
 from jax import export as jax_export
 from ml_collections import ConfigDict
 
-from hpe_jax import agreement, evaluate, export, formats, hand, heatmap
+from hpe_jax import evaluate, export, hand, heatmap, trained_model
 from hpe_jax.errors import UserError
+from hpe_jax.export import formats, verify
 from tests import command
 
 SIZE = 32
@@ -51,7 +52,7 @@ def opened(name: str, path: Path) -> Callable:
 
 @pytest.fixture(scope='module')
 def run(tiny_run):
-    return evaluate.load_run(tiny_run)
+    return trained_model.load(tiny_run)
 
 
 @pytest.fixture(scope='module')
@@ -61,13 +62,13 @@ def expected(run) -> Callable:
     @functools.cache
     def expected(decoder: str, codec: str = 'subpixel') -> dict:
         config = with_fields(run, **{'heatmap.codec': codec}).config
-        infer = jax.jit(evaluate.make_infer(config, run.model, run.mean, run.std, decoder))
+        infer = jax.jit(trained_model.make_infer(config, run.model, decoder))
         return dict(zip(('keypoints', 'scores'), map(np.asarray, infer(nnx.state(run.model), IMAGES)), strict=True))
 
     return expected
 
 
-def with_fields(run: evaluate.Run, meta: dict | None = None, **fields) -> evaluate.Run:
+def with_fields(run: trained_model.TrainedModel, meta: dict | None = None, **fields) -> trained_model.TrainedModel:
     config = ConfigDict(run.config.to_dict())
     config.update_from_flattened_dict(fields)
     return dataclasses.replace(run, config=config, meta=run.meta if meta is None else meta)
@@ -188,12 +189,12 @@ def test_keypoints_that_hang_on_rounding_are_told_apart(run, monkeypatch):
 
         return missed
 
-    agreed = agreement.compare(run, 'window', answer(3, 0.01))
+    agreed = verify.compare(run, 'window', answer(3, 0.01))
     assert agreed['keypoints_that_hang_on_rounding'] == 32 and agreed['keypoints'] == 32 * 20
     assert agreed['keypoints_px'] == 0 and agreed['their_px'] == pytest.approx(0.01)
     for joint, pixels in (3, 0.2), (4, 0.01):
         with pytest.raises(UserError, match='does not agree'):
-            agreement.compare(run, 'window', answer(joint, pixels))
+            verify.compare(run, 'window', answer(joint, pixels))
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import av
 import numpy as np
 import pytest
 
-from hpe_jax import video
 from hpe_jax.errors import UserError
+from hpe_jax.inference import video
 
 WIDTH, HEIGHT = 64, 48
 COLOURS = {(-1, -1): (220, 40, 40), (1, -1): (40, 200, 40), (-1, 1): (40, 40, 220), (1, 1): (230, 230, 230)}

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from hpe_jax import geometry, pictures, predictions, video
+from hpe_jax import geometry
 from hpe_jax.errors import UserError
+from hpe_jax.inference import images, outputs, video
 
 
 def collect(inputs: Sequence[str], output: str | Path) -> list[str]:
@@ -24,7 +25,7 @@ def collect(inputs: Sequence[str], output: str | Path) -> list[str]:
         path = Path(name)
         if path.is_dir():
             below = (p for p in sorted(path.rglob('*')) if p.is_file() and not p.name.startswith('.'))
-            named = [p for p in below if p.suffix.lower() in pictures.SUFFIXES + video.SUFFIXES]
+            named = [p for p in below if p.suffix.lower() in images.SUFFIXES + video.SUFFIXES]
         elif path.exists():
             named = [path]
         else:
@@ -45,7 +46,7 @@ class Boxes:
     """The boxes of --boxes, by a file's path as it was given there, or else by its name."""
 
     def __init__(self, path: str, inputs: Sequence[str]):
-        given = predictions.read_boxes(path) if path else {}
+        given = outputs.read_boxes(path) if path else {}
         for frames in given.values():
             for box in itertools.chain.from_iterable(frames.values()):
                 geometry.checked_box(box)

@@ -1,31 +1,20 @@
-"""Where runs err: one HTML page to look at, and the numbers of each run as JSON.
-
-    python -m experiments.analyze [RUN ...] [--split=test] [--output=runs/analysis]
-    python -m experiments.analyze runs/published --dataset=freihand/full --manual_dir=FOLDER --split=all
-
-RUN is a run directory; without one, the shipped model's. Each is analysed by the config that lies in it and on the
-data that this config names, unless
---dataset, --manual_dir or --data_dir name other data for all. Writes OUTPUT/report.html and OUTPUT/RUN.json, whose
-top level has the fields of a run's own report.json. Needs no TensorFlow.
-"""
+"""The analysis of trained models on a split; `python -m experiments.analyze` writes it as a page."""
 
 import hashlib
 import io
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from absl import app, flags, logging
 from matplotlib.figure import Figure
 from PIL import Image
 from tqdm import tqdm
 
-from experiments import analyze_numbers, analyze_page
-from hpe_jax import evaluate, files, heatmap, logbook, visualize
+from experiments.analyze import numbers as analysis
+from experiments.analyze import page
+from hpe_jax import files, heatmap, logbook, metrics, trained_model, visualize
 from hpe_jax.data import prepared
 from hpe_jax.errors import UserError
-from hpe_jax.estimator import WEIGHTS
 
 WORST, BEST = 24, 8  # photos shown
 
@@ -40,7 +29,9 @@ def batches(number: int, size: int) -> Iterator[np.ndarray]:
         yield np.minimum(np.arange(start, start + size), number - 1)
 
 
-def predict(run: evaluate.Run, split: prepared.Split) -> tuple[dict[str, dict[str, np.ndarray]], np.ndarray]:
+def predict(
+    run: trained_model.TrainedModel, split: prepared.Split
+) -> tuple[dict[str, dict[str, np.ndarray]], np.ndarray]:
     """Codec -> decoder -> keypoints (n, 21, 2), and peaks (n, 21); heatmaps are dropped batch by batch."""
     number, decoders = len(split), run.config.eval.decoders
     parts = {codec: {decoder: [] for decoder in decoders} for codec in heatmap.CODECS}
@@ -56,7 +47,7 @@ def predict(run: evaluate.Run, split: prepared.Split) -> tuple[dict[str, dict[st
     return keypoints, np.concatenate(peaks)[:number]
 
 
-def analyse(run: evaluate.Run, split: str = '') -> tuple[dict, dict[str, list[tuple[dict, Figure]]]]:
+def analyse(run: trained_model.TrainedModel, split: str = '') -> tuple[dict, dict[str, list[tuple[dict, Figure]]]]:
     """One run on one split of the data that its config names.
 
     Args:
@@ -75,11 +66,11 @@ def analyse(run: evaluate.Run, split: str = '') -> tuple[dict, dict[str, list[tu
         raise UserError(f'split {split!r} of {data.dataset} holds no photos')
     keypoints, peaks = predict(run, photos)
     scores = {
-        c: {d: analyze_numbers.scores(photos.keypoints, k, photos.visible) for d, k in ways.items()}
+        c: {d: analysis.scores(photos.keypoints, k, photos.visible) for d, k in ways.items()}
         for c, ways in keypoints.items()
     }
     own = keypoints[codec][decoder]
-    numbers = analyze_numbers.breakdown(
+    numbers = analysis.breakdown(
         photos.keypoints, own, photos.visible, peaks, photos.xyz, photos.names, photos.occluded
     )
     content = hashlib.sha256(photos.keypoints.tobytes() + b''.join(photos.photos)).hexdigest()
@@ -96,11 +87,11 @@ def analyse(run: evaluate.Run, split: str = '') -> tuple[dict, dict[str, list[tu
         'decoder': decoder,
         'codec': codec,
         'decoders': scores[codec],
-        'codecs': {c: {d: {k: s[k] for k in evaluate.SCORES} for d, s in ways.items()} for c, ways in scores.items()},
+        'codecs': {c: {d: {k: s[k] for k in metrics.NAMES} for d, s in ways.items()} for c, ways in scores.items()},
         **numbers,
-        'channel_statistics': {'mean': run.mean.tolist(), 'std': run.std.tolist()},
+        'channel_statistics': run.model.standardise.to_dict(),
         'source': run.meta.get('source'),
-        **logbook.surroundings(),
+        **logbook.environment(),
         'config': run.config.to_dict(),
     }
     return result, gallery(run, photos, numbers['photos'], own)
@@ -116,7 +107,7 @@ def ranking(numbers: list[dict]) -> tuple[list[int], list[int]]:
 
 
 def gallery(
-    run: evaluate.Run, photos: prepared.Split, numbers: list[dict], predicted: np.ndarray
+    run: trained_model.TrainedModel, photos: prepared.Split, numbers: list[dict], predicted: np.ndarray
 ) -> dict[str, list[tuple[dict, Figure]]]:
     """Pictures of the worst and the best photos, with the photo's numbers, by title."""
     worst, best = ranking(numbers)
@@ -129,7 +120,7 @@ def gallery(
 
 def _pictures(run, photos, numbers, predicted, which) -> list[tuple[dict, Figure]]:
     size, options = run.config.data.image_size, run.config.heatmap
-    images = [evaluate.resize(read_photo(jpeg), size) for jpeg in photos.photos[which]]
+    images = [trained_model.resize(read_photo(jpeg), size) for jpeg in photos.photos[which]]
     turns = batches(len(which), min(len(photos), run.config.eval.batch_size))
     found = (maps for turn in turns for maps in run.predict([images[i] for i in turn]).heatmaps)
     true, visible = photos.keypoints[which], photos.visible[which]
@@ -140,7 +131,7 @@ def _pictures(run, photos, numbers, predicted, which) -> list[tuple[dict, Figure
     ]
 
 
-def write_report(runs: dict[str, evaluate.Run], output: str | Path, split: str = '') -> dict[str, dict]:
+def write_report(runs: dict[str, trained_model.TrainedModel], output: str | Path, split: str = '') -> dict[str, dict]:
     """Analyses the runs, by name, writes OUTPUT/report.html and OUTPUT/NAME.json, and returns the latter's contents.
 
     Raises:
@@ -151,51 +142,6 @@ def write_report(runs: dict[str, evaluate.Run], output: str | Path, split: str =
     results = {name: result for name, (result, _) in analysed.items()}
     for name, result in results.items():
         files.write_json(Path(output) / f'{name}.json', result)
-    page = analyze_page.page(results, {name: pictures for name, (_, pictures) in analysed.items()})
-    files.write_text(Path(output) / 'report.html', page)
+    text = page.page(results, {name: pictures for name, (_, pictures) in analysed.items()})
+    files.write_text(Path(output) / 'report.html', text)
     return results
-
-
-def names_of(workdirs: list[str]) -> dict[str, str]:
-    """Short names of run directories: the folder's, and its parent's where two are alike."""
-    paths = [Path(workdir).resolve() for workdir in workdirs]
-    short = [path.name for path in paths]
-    names = [p.name if short.count(p.name) == 1 else f'{p.parent.name}-{p.name}' for p in paths]
-    if len(set(names)) < len(names):
-        raise UserError(f'run directories with the same name: {", ".join(workdirs)}')
-    return dict(zip(names, workdirs, strict=True))
-
-
-def main(argv: list[str]) -> None:
-    values = flags.FLAGS
-    given = {
-        f'data.{name}': values[name].value for name in ('dataset', 'manual_dir', 'data_dir') if values[name].present
-    }
-    runs = {name: evaluate.load_run(workdir, given) for name, workdir in names_of(argv[1:] or [str(WEIGHTS)]).items()}
-    results = write_report(runs, values.output, values.split)
-    print('| run | data | photos | decoder | error_pct | PCK@0.05 | AUC 0-30 px |')
-    print('| --- | --- | ---: | --- | ---: | ---: | ---: |')
-    for name, r in results.items():
-        s = analyze_page.own_scores(r)
-        numbers = f'{s["error_pct"]:.3f} | {s["pck@0.05_image"]:.1f} | {s["auc_0_30px224"]:.3f}'
-        print(f'| {name} | {r["data"]["dataset"]} {r["split"]} | {r["num_images"]} | {r["decoder"]} | {numbers} |')
-    if not analyze_page.same_photos(results):
-        print('\nThese runs were scored on different photos: their numbers do not compare.')
-    print(f'\nThe whole report: {Path(values.output) / "report.html"}')
-
-
-def define_flags() -> None:
-    flags.DEFINE_string('split', '', 'A TFDS split; default: config.data.test_split of each run.')
-    flags.DEFINE_string('dataset', '', 'As config.data.dataset, for all runs; default: that of each run.')
-    flags.DEFINE_string('manual_dir', '', 'As config.data.manual_dir, for all runs.')
-    flags.DEFINE_string('data_dir', '', 'As config.data.data_dir, for all runs.')
-    flags.DEFINE_string('output', 'runs/analysis', 'Folder to write into.')
-
-
-if __name__ == '__main__':
-    logging.set_verbosity(logging.FATAL)  # orbax logs the tracebacks of what is said in one sentence below
-    define_flags()
-    try:
-        app.run(main)
-    except UserError as e:
-        sys.exit(f'error: {e}')

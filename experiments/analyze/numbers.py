@@ -4,7 +4,6 @@ Errors are distances, normalised like the keypoints; `_pct` is % of the image si
 keypoints in the frame. Groups without members are left out.
 """
 
-import jax
 import numpy as np
 from jaxtyping import Bool, Float
 
@@ -19,8 +18,7 @@ FLESH = 0.010  # metres, radius of the flesh around a bone
 
 def scores(true: Float[np.ndarray, 'n 21 2'], predicted: Float[np.ndarray, 'n 21 2'], visible: np.ndarray) -> dict:
     """All of metrics.py for one way of decoding."""
-    sums = jax.vmap(metrics.count_hand)(predicted, true, visible)
-    return metrics.compute(metrics.merge(None, jax.tree.map(lambda x: x.sum(0), sums)))
+    return metrics.compute(metrics.distances(predicted, true), visible, geometry.box_side(true, visible))
 
 
 def group(error: Float[np.ndarray, ' m'], peak: Float[np.ndarray, ' m'] | None = None) -> dict:

@@ -6,13 +6,14 @@ import sys
 import numpy as np
 import pytest
 
-from hpe_jax import HandPose, HandPoseEstimator, estimator, evaluate, geometry
+from hpe_jax import HandPose, HandPoseEstimator, geometry, trained_model
 from hpe_jax.errors import UserError
+from hpe_jax.inference import estimator
 
 
 @pytest.fixture(scope='module')
 def run(fitted_run):
-    return evaluate.load_run(fitted_run.workdir)
+    return trained_model.load(fitted_run.workdir)
 
 
 def canvas(image: np.ndarray, height: int, width: int, offset: tuple[int, int] | None = None) -> np.ndarray:
@@ -80,7 +81,7 @@ def test_a_box_finds_the_hand_anywhere(run, fitted_run, own_errors):
 def test_the_crop_around_a_box_is_the_training_crop(run, fitted_run):
     """A box whose square is just where the photo lies gives the photo's own answer, moved."""
     found = HandPoseEstimator(run, refine=0)
-    side = 224 * found.hand_side
+    side = 224 * found.relative_hand_size
     box = [412 - side / 2, 212 - side / 2, 412 + side / 2, 212 + side / 2]
     for image in fitted_run.images[:3]:
         moved = found(canvas(image, 600, 800, (300, 100)), box)
@@ -106,7 +107,7 @@ def test_the_next_frame_needs_one_pass(run, fitted_run, own_errors):
     assert errors([moved], keypoints + np.array([38, 33]))[0] < own_errors[0] + 0.5
     assert len(looks) == 1
     x0, y0, x1, y1 = last.box
-    side = max(x1 - x0, y1 - y0) / found.hand_side
+    side = max(x1 - x0, y1 - y0) / found.relative_hand_size
     middle = np.array([x0 + x1, y0 + y1]) / 2
     np.testing.assert_allclose(looks[0][1][0], [*(middle - side / 2), *(middle + side / 2)])
 
@@ -221,11 +222,11 @@ def test_unknown_options_are_told(fitted_run, options, message):
 def test_the_margin_is_that_of_the_training_set(run, fitted_run):
     whole = [hand for hand in fitted_run.keypoints if (hand >= 0).all() and (hand < 224).all()]
     sides = [(hand.max(0) - hand.min(0)).max() / 224 for hand in whole]
-    assert HandPoseEstimator(run).hand_side == pytest.approx(np.median(sides), rel=1e-5)
+    assert HandPoseEstimator(run).relative_hand_size == pytest.approx(np.median(sides), rel=1e-5)
 
 
 def test_a_run_that_does_not_tell_has_freihands_margin(tiny_run):
-    assert HandPoseEstimator.load(tiny_run).hand_side == estimator.HAND_SIDE
+    assert HandPoseEstimator.load(tiny_run).relative_hand_size == estimator.RELATIVE_HAND_SIZE
 
 
 def test_the_door_is_free_until_it_is_used():

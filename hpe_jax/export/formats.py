@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from jax import export
 
-from hpe_jax.jaxprs import BATCH
+from hpe_jax.export.jaxpr import BATCH
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')  # that a StableHLO file runs on
 
@@ -50,9 +50,9 @@ def load_stablehlo(path: Path) -> Answer:
 
 
 def make_onnx(function: Callable, size: int) -> bytes:
-    from hpe_jax import onnx_graph
+    from hpe_jax.export import to_onnx
 
-    return onnx_graph.convert(function, size)
+    return to_onnx.convert(function, size)
 
 
 def load_onnx(path: Path) -> Answer:
@@ -64,9 +64,9 @@ def load_onnx(path: Path) -> Answer:
 
 
 def make_tflite(function: Callable, size: int) -> bytes:
-    from hpe_jax import tflite_graph  # TensorFlow takes seconds to import, and may be absent
+    from hpe_jax.export import to_tflite
 
-    return tflite_graph.convert(function, size)
+    return to_tflite.convert(function, size)
 
 
 def load_tflite(path: Path) -> Answer:

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from jax import lax
 
-from hpe_jax import formats
 from hpe_jax.errors import UserError
+from hpe_jax.export import formats
 
 SIZE = 6
 RNG = np.random.default_rng(1)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from hpe_jax.estimator import SMALLEST_SIDE, Box, HandPose, HandPoseEstimator, apart, is_same
+from hpe_jax.inference.estimator import SMALLEST_SIDE, Box, HandPose, HandPoseEstimator, apart, is_same
 
 SEARCH_EVERY = 10  # frames, for further hands while some are followed
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from hpe_jax import memory
+from hpe_jax import runtime
 
 SCRIPT = """
 import resource, sys, threading
@@ -13,8 +13,8 @@ from hpe_jax import memory
 
 if sys.argv[1] == 'kept':
     with mock.patch('importlib.metadata.entry_points', return_value=[]), mock.patch('importlib.util.find_spec'):
-        memory.util.find_spec.return_value = None
-        assert memory.keep_freed()
+        runtime.util.find_spec.return_value = None
+        assert runtime.keep_freed()
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -44,6 +44,6 @@ def test_kept_memory_is_not_fetched_from_the_kernel_again():
 
 
 def test_hosts_of_accelerators_are_left_alone(monkeypatch):
-    monkeypatch.setattr(memory.metadata, 'entry_points', lambda group: ['xla_cuda13'])
-    monkeypatch.setattr(memory.ctypes, 'CDLL', lambda name: pytest.fail('touched the C library'))
-    assert not memory.keep_freed()
+    monkeypatch.setattr(runtime.metadata, 'entry_points', lambda group: ['xla_cuda13'])
+    monkeypatch.setattr(runtime.ctypes, 'CDLL', lambda name: pytest.fail('touched the C library'))
+    assert not runtime.keep_freed()

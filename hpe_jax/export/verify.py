@@ -8,16 +8,16 @@ from flax import nnx
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
-from hpe_jax import evaluate
+from hpe_jax import trained_model
 from hpe_jax.errors import UserError
-from hpe_jax.formats import Answer
+from hpe_jax.export.formats import Answer
 
 BOUND = 1e-4  # keypoints: pixels of the input; and scores
 BATCHES = (1, 3, 8, 20)  # of the photos that a file is tried on
 NUDGES, UNITS = 8, 4
 
 
-def compare(run: evaluate.Run, decoder: str, answer: Answer) -> dict:
+def compare(run: trained_model.TrainedModel, decoder: str, answer: Answer) -> dict:
     """How far a file's answers are from the model's, on photos in batches of several sizes.
 
     Some keypoints hang on rounding, in the model as in the file: of a map that is nearly empty or has two peaks, of
@@ -28,7 +28,7 @@ def compare(run: evaluate.Run, decoder: str, answer: Answer) -> dict:
     Raises:
       UserError: a keypoint or a score is further from the model's.
     """
-    infer = jax.jit(evaluate.make_infer(run.config, run.model, run.mean, run.std, decoder))
+    infer = jax.jit(trained_model.make_infer(run.config, run.model, decoder))
     state, size = nnx.state(run.model), run.config.data.image_size
     images = photos(sum(BATCHES), size)
     ours = jax.tree.map(np.asarray, infer(state, images))

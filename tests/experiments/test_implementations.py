@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments import contenders
+from experiments import implementations
 from hpe_jax import losses
 from hpe_jax.errors import UserError
 from hpe_jax.models import unet
@@ -32,9 +32,9 @@ def leaves(ours, theirs):
 
 def test_the_twins_loss_and_gradients_are_ours():
     torch = pytest.importorskip('torch')
-    from experiments import torch_twin
+    from experiments import pytorch_baseline
 
-    model, twin = unet.UNet(widths=WIDTHS, rngs=nnx.Rngs(0)), torch_twin.UNet(WIDTHS)
+    model, twin = unet.UNet(widths=WIDTHS, rngs=nnx.Rngs(0)), pytorch_baseline.UNet(WIDTHS)
     rng = np.random.default_rng(0)
     images = rng.standard_normal((3, 16, 16, 3), np.float32)
     heatmaps = rng.random((3, 16, 16, 21), np.float32)
@@ -50,7 +50,7 @@ def test_the_twins_loss_and_gradients_are_ours():
 
     ours, gradients = nnx.jit(nnx.value_and_grad(loss))(model)
     predicted, true = twin(torch.from_numpy(images.transpose(0, 3, 1, 2))), torch.from_numpy(heatmaps)
-    theirs = torch_twin.iou_loss(predicted, true.permute(0, 3, 1, 2))
+    theirs = pytorch_baseline.iou_loss(predicted, true.permute(0, 3, 1, 2))
     theirs.backward()
     assert float(ours) == pytest.approx(theirs.item(), abs=1e-6)
     for array, parameter in leaves(nnx.to_pure_dict(gradients), twin):
@@ -60,7 +60,7 @@ def test_the_twins_loss_and_gradients_are_ours():
 @pytest.mark.parametrize(('only', 'message'), [('nobody', 'finds none of ours; '), ('[', 'no regular expression')])
 def test_contenders_that_do_not_exist(only, message):
     with pytest.raises(UserError, match=message):
-        contenders.chosen(False, only)
+        implementations.chosen(False, only)
 
 
 def test_operations_are_those_of_the_networks_kernels():
@@ -71,4 +71,4 @@ def test_operations_are_those_of_the_networks_kernels():
     weights = [(kernel.size, level) for block, level in blocks for kernel in (block.conv1.kernel, block.conv2.kernel)]
     weights.append((model.out.kernel.size, 0))
     expected = sum(6 * size * (128 >> level) ** 2 for size, level in weights)
-    assert contenders.flops({'batch_size': 2, 'size': 128}) == 2 * expected
+    assert implementations.flops({'batch_size': 2, 'size': 128}) == 2 * expected

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hpe_jax import pictures
 from hpe_jax.errors import UserError
+from hpe_jax.inference import images
 
 RNG = np.random.default_rng(0)
 # Left to right darker to brighter, top to bottom redder: no turn of it is itself.
@@ -24,13 +24,13 @@ def saved(image: Image.Image, kind: str, **options) -> bytes:
 def test_lossless_files_come_back_as_they_are(tmp_path, kind):
     path = tmp_path / f'a.{kind.lower()}'
     path.write_bytes(saved(Image.fromarray(PICTURE), kind))
-    np.testing.assert_array_equal(pictures.read(path), PICTURE)
-    np.testing.assert_array_equal(pictures.read(path.read_bytes()), PICTURE)
+    np.testing.assert_array_equal(images.read(path), PICTURE)
+    np.testing.assert_array_equal(images.read(path.read_bytes()), PICTURE)
 
 
 @pytest.mark.parametrize(('kind', 'options'), [('JPEG', {'quality': 95}), ('WEBP', {'quality': 95})])
 def test_lossy_files_come_back_nearly(kind, options):
-    found = pictures.read(saved(Image.fromarray(PICTURE), kind, **options)).astype(int)
+    found = images.read(saved(Image.fromarray(PICTURE), kind, **options)).astype(int)
     assert np.abs(found - PICTURE).mean() < 3
 
 
@@ -52,23 +52,23 @@ def test_pictures_are_upright_by_their_exif_orientation(orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     stored = Image.fromarray(np.ascontiguousarray(ORIENTATIONS[orientation](PICTURE)))
-    np.testing.assert_array_equal(pictures.read(saved(stored, 'PNG', exif=exif)), PICTURE)
+    np.testing.assert_array_equal(images.read(saved(stored, 'PNG', exif=exif)), PICTURE)
 
 
 def test_grey_palette_and_cmyk_files():
     grey = PICTURE[..., 0]
     for image in (Image.fromarray(grey), Image.fromarray(grey).convert('P')):
-        np.testing.assert_array_equal(pictures.read(saved(image, 'PNG')), np.repeat(grey[..., None], 3, 2))
-    bits = pictures.read(saved(Image.fromarray(grey).convert('1', dither=Image.Dither.NONE), 'PNG'))
+        np.testing.assert_array_equal(images.read(saved(image, 'PNG')), np.repeat(grey[..., None], 3, 2))
+    bits = images.read(saved(Image.fromarray(grey).convert('1', dither=Image.Dither.NONE), 'PNG'))
     np.testing.assert_array_equal(bits[..., 0], np.where(grey > 127, 255, 0))
-    cmyk = pictures.read(saved(Image.fromarray(PICTURE).convert('CMYK'), 'TIFF'))
+    cmyk = images.read(saved(Image.fromarray(PICTURE).convert('CMYK'), 'TIFF'))
     np.testing.assert_array_equal(cmyk, PICTURE)
 
 
 def test_sixteen_bits_become_eight():
     wide = np.uint16(PICTURE[..., 0]) * 257
     for kind in 'PNG', 'TIFF':
-        np.testing.assert_array_equal(pictures.read(saved(Image.fromarray(wide), kind))[..., 1], PICTURE[..., 0])
+        np.testing.assert_array_equal(images.read(saved(Image.fromarray(wide), kind))[..., 1], PICTURE[..., 0])
 
 
 @pytest.mark.parametrize('mode', ['RGBA', 'LA', 'P'])
@@ -80,7 +80,7 @@ def test_what_is_transparent_becomes_white(mode):
     image.putalpha(Image.fromarray(alpha))
     if mode == 'P':
         image = image.quantize(128)
-    found = pictures.read(saved(image.convert('LA') if mode == 'LA' else image, 'PNG'))
+    found = images.read(saved(image.convert('LA') if mode == 'LA' else image, 'PNG'))
     assert (found[:, :20] == 255).all()
     assert np.abs(found[:, 20:].astype(int) - opaque[:, 20:]).mean() < (6 if mode == 'P' else 0.01)
 
@@ -89,10 +89,10 @@ def test_arrays_of_every_kind():
     grey = PICTURE[..., 0]
     expected = np.repeat(grey[..., None], 3, 2)
     for array in (grey, grey[..., None], np.uint16(grey) * 257, grey / 255, np.float32(grey) / 255, expected):
-        np.testing.assert_array_equal(pictures.as_rgb(array), expected)
+        np.testing.assert_array_equal(images.as_rgb(array), expected)
     half = np.full((32, 48, 1), 128, np.uint8)
     for colours in (expected, grey[..., None]):
-        blended = pictures.as_rgb(np.concatenate([colours, half], -1))
+        blended = images.as_rgb(np.concatenate([colours, half], -1))
         np.testing.assert_allclose(blended, expected * (128 / 255) + 127, atol=0.51)
 
 
@@ -109,7 +109,7 @@ def test_arrays_of_every_kind():
 )
 def test_arrays_that_are_no_picture_are_told(array, message):
     with pytest.raises(UserError, match=message):
-        pictures.as_rgb(array)
+        images.as_rgb(array)
 
 
 @pytest.mark.parametrize(
@@ -126,5 +126,5 @@ def test_files_that_are_no_picture_are_told(tmp_path, kind):
         content = {'avif': broken, 'text': b'no picture', 'empty': b'', 'header': whole[:30]}
         path.write_bytes(content.get(kind, whole[: len(whole) // 2]))
     with pytest.raises(UserError, match=r'photo\.jpg: (no picture that can be read|cannot be read: .+)') as raised:
-        pictures.read(path)
+        images.read(path)
     assert '\n' not in str(raised.value) and str(raised.value).count(str(path)) == 1

@@ -6,8 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from hpe_jax import hand, predictions
+from hpe_jax import hand
 from hpe_jax.errors import UserError
+from hpe_jax.inference import outputs
 
 
 def entry(file: str, frame: int | None = None, shift: float = 0.0) -> dict:
@@ -33,26 +34,26 @@ ERRORS = [{'file': 'b.jpg', 'error': 'b.jpg: cannot be read: "so"'}]
 
 
 def test_json_is_the_entries_one_a_line(tmp_path):
-    path = predictions.write(tmp_path, 'json', ENTRIES, ERRORS, {'model': 'm', 'joints': hand.JOINTS})
+    path = outputs.write(tmp_path, 'json', ENTRIES, ERRORS, {'model': 'm', 'joints': hand.JOINTS})
     content = json.loads(path.read_text())
     assert content['predictions'] == ENTRIES and content['errors'] == ERRORS and content['model'] == 'm'
     assert sum(line.startswith('    {"file"') for line in path.read_text().splitlines()) == len(ENTRIES)
-    assert json.loads(predictions.write(tmp_path, 'json', [], [], {'model': 'm'}).read_text())['predictions'] == []
+    assert json.loads(outputs.write(tmp_path, 'json', [], [], {'model': 'm'}).read_text())['predictions'] == []
 
 
 def test_csv_has_a_row_an_entry_and_a_row_an_error(tmp_path):
-    path = predictions.write(tmp_path, 'csv', ENTRIES, ERRORS, {})
+    path = outputs.write(tmp_path, 'csv', ENTRIES, ERRORS, {})
     rows = list(csv.DictReader(path.read_text().splitlines()))
     assert len(rows) == len(ENTRIES) + 1 and rows[-1]['error'] == ERRORS[0]['error'] and rows[-1]['wrist_x'] == ''
     for row, one in zip(rows, ENTRIES, strict=False):
         assert row['file'] == one['file'] and row['frame'] == ('' if one['frame'] is None else str(one['frame']))
         points = [[float(row[f'{joint}_{axis}']) for axis in 'xy'] for joint in hand.JOINTS]
         assert points == one['keypoints'] and float(row['little_tip_score']) == 1.0
-        assert [float(row[name]) for name in predictions.BOX] == one['box'] and row['error'] == ''
+        assert [float(row[name]) for name in outputs.BOX] == one['box'] and row['error'] == ''
 
 
 def test_coco_is_cocos(tmp_path):
-    content = json.loads(predictions.write(tmp_path, 'coco', ENTRIES, ERRORS, {'model': 'm'}).read_text())
+    content = json.loads(outputs.write(tmp_path, 'coco', ENTRIES, ERRORS, {'model': 'm'}).read_text())
     assert [(image['id'], image['file_name']) for image in content['images']] == [
         (1, 'a.jpg'),
         (2, 'v, 1.mp4'),
@@ -75,7 +76,7 @@ def test_coco_is_cocos(tmp_path):
 
 @pytest.mark.parametrize('form', ['json', 'csv'])
 def test_an_output_is_boxes(tmp_path, form):
-    boxes = predictions.read_boxes(predictions.write(tmp_path, form, ENTRIES, ERRORS, {}))
+    boxes = outputs.read_boxes(outputs.write(tmp_path, form, ENTRIES, ERRORS, {}))
     assert boxes == {
         'a.jpg': {None: [ENTRIES[0]['box'], ENTRIES[1]['box']]},
         'v, 1.mp4': {0: [ENTRIES[2]['box']], 1: [ENTRIES[3]['box']]},
@@ -87,33 +88,33 @@ def test_an_output_is_boxes(tmp_path, form):
 )
 def test_boxes_by_hand(tmp_path, content):
     (tmp_path / 'boxes.json').write_text(json.dumps(content))
-    assert predictions.read_boxes(tmp_path / 'boxes.json') == {'a.jpg': {None: [[1, 2, 3, 4]]}}
+    assert outputs.read_boxes(tmp_path / 'boxes.json') == {'a.jpg': {None: [[1, 2, 3, 4]]}}
 
 
 @pytest.mark.parametrize('content', ['no json', '3', '{"a.jpg": 3}', '[{"file": "a.jpg"}]', '{"a.jpg": []}', '[[1]]'])
 def test_what_are_no_boxes_is_told(tmp_path, content):
     (tmp_path / 'boxes.json').write_text(content)
     with pytest.raises(UserError, match=r'boxes\.json: no list of boxes .*it takes JSON such as'):
-        predictions.read_boxes(tmp_path / 'boxes.json')
+        outputs.read_boxes(tmp_path / 'boxes.json')
     with pytest.raises(UserError, match='absent.json: cannot be read: No such file'):
-        predictions.read_boxes(tmp_path / 'absent.json')
+        outputs.read_boxes(tmp_path / 'absent.json')
 
 
 def test_a_journal_gives_what_was_finished_and_no_more(tmp_path):
     settings = {'model': 'm', 'refine': 1}
-    journal = predictions.Journal(tmp_path, settings)
+    journal = outputs.Journal(tmp_path, settings)
     journal.add(ENTRIES[0])
     journal.add(ENTRIES[1])
     journal.finish('a.jpg')
     journal.add(ENTRIES[2])
     journal.close(remove=False)
-    path = tmp_path / 'predictions.partial.jsonl'
+    path = tmp_path / 'outputs.partial.jsonl'
     path.write_text(path.read_text() + '{"file": "v, 1.mp4", "fra')  # killed in the middle of a line
     for _ in range(2):  # a run that did nothing leaves the same
-        again = predictions.Journal(tmp_path, settings)
+        again = outputs.Journal(tmp_path, settings)
         assert dict(again.entries) == {'a.jpg': ENTRIES[:2]} and again.finished == {'a.jpg'}
         again.close(remove=False)
-    other = predictions.Journal(tmp_path, settings | {'refine': 2})
+    other = outputs.Journal(tmp_path, settings | {'refine': 2})
     assert not other.entries and not other.finished
     other.close(remove=True)
     assert not path.exists()

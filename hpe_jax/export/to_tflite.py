@@ -13,7 +13,7 @@ import tensorflow as tf
 from jax.extend.core import JaxprEqn
 
 from hpe_jax.errors import UserError
-from hpe_jax.jaxprs import aligned, is_batch, retell, trace
+from hpe_jax.export.jaxpr import aligned, is_batch, retell, trace
 
 tf.config.set_visible_devices([], 'GPU')  # the accelerator is JAX's
 CHANNELS_LAST = ((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))  # NHWC, HWIO, NHWC

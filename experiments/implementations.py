@@ -19,7 +19,7 @@ import traceback
 import numpy as np
 
 from configs import unet
-from hpe_jax import memory
+from hpe_jax import runtime, trained_model
 from hpe_jax.errors import UserError
 
 CPU = {
@@ -49,7 +49,7 @@ LOOKS = {'file to keypoints, one look': 0, 'file to keypoints, refined once': 1}
 
 
 def chosen(gpu: bool, pattern: str) -> dict[str, dict]:
-    """The contenders for the device whose names a regular expression finds.
+    """The implementations for the device whose names a regular expression finds.
 
     Raises:
       UserError: it finds none, or is no regular expression.
@@ -79,9 +79,8 @@ class Ours:
         config.data.image_size, config.train.batch_size = settings['size'], settings['batch_size']
         config.data.update(dataset=settings['dataset'], data_dir=settings['data_dir'], source='resident')
         graphdef, self.state = nnx.split(train.TrainState(config))
-        mean, std = np.float32([0.4] * 3), np.float32([0.2] * 3)
         self.config, self.expand = config, resident.Resident.expand
-        self.train_step = train.make_train_step(config, graphdef, mean, std, self.expand)
+        self.train_step = train.make_train_step(config, graphdef, self.expand)
         image, heatmaps = example(settings)
         keypoints = np.zeros((*heatmaps.shape[:1], 21, 2), np.float32)
         visible, mask = np.ones(keypoints.shape[:2], bool), np.ones(len(keypoints), bool)
@@ -105,9 +104,9 @@ class Ours:
 
     @functools.cached_property
     def train_epoch(self):
-        from hpe_jax import epochs
+        from hpe_jax import train
 
-        return epochs.make_train_epoch(self.train_step)
+        return train.make_train_epoch(self.train_step)
 
     def epoch(self, steps: int, number: int) -> float:
         """Seconds of a training epoch, the device's waiting for photos included."""
@@ -126,26 +125,26 @@ class Ours:
         """The network in eval mode, as a run directory gives it."""
         from pathlib import Path
 
-        from hpe_jax import evaluate, models
+        from hpe_jax import models
 
-        mean, std = np.float32([0.4] * 3), np.float32([0.2] * 3)
-        return evaluate.Run(Path(), self.config, 0, models.make(self.config), mean, std, {})
+        return trained_model.TrainedModel(Path(), self.config, 0, models.make(self.config), {})
 
     def infer(self, what: str, batch_size: int, seconds: float) -> list[float]:
         """Seconds of each call, for about so long. `what`: one of LOOKS, or 'network'."""
         from flax import nnx
 
-        from hpe_jax import HandPoseEstimator, evaluate, pictures
+        from hpe_jax import HandPoseEstimator
+        from hpe_jax.inference import images
 
         if what in LOOKS:
             estimator = HandPoseEstimator(self.run, refine=LOOKS[what], min_score=0.0)
             files = [photo_file()] * batch_size
-            return calls(lambda: estimator.predict([pictures.read(file) for file in files]), seconds)
+            return calls(lambda: estimator.predict([images.read(file) for file in files]), seconds)
         state = nnx.state(self.run.model)
-        run = self.jax.jit(evaluate.make_predict(self.config, self.run.model, self.run.mean, self.run.std))
+        run = self.jax.jit(trained_model.make_forward(self.config, self.run.model))
         shape = batch_size, *[self.settings['size']] * 2, 3
         photos = self.jax.device_put(np.random.default_rng(0).random(shape, np.float32))
-        return calls(lambda: self.jax.block_until_ready(run(state, {'image': photos})), seconds)
+        return calls(lambda: self.jax.block_until_ready(run(state, photos)), seconds)
 
     def facts(self) -> dict:
         """What a step is by XLA's count, and what the device can do."""
@@ -182,12 +181,12 @@ class Torch:
     def __init__(self, settings: dict, spec: dict):
         import torch
 
-        from experiments import torch_twin
+        from experiments import pytorch_baseline
 
-        self.settings, self.torch, self.twin = settings, torch, torch_twin
+        self.settings, self.torch, self.twin = settings, torch, pytorch_baseline
         dtype = getattr(torch, spec.get('precision', 'float32'))
         options = {'channels_last': False, 'compiled': False} | spec['torch']
-        self.trainer = torch_twin.Trainer('cuda' if settings['gpu'] else 'cpu', **options, dtype=dtype)
+        self.trainer = pytorch_baseline.Trainer('cuda' if settings['gpu'] else 'cpu', **options, dtype=dtype)
         arrays = (torch.from_numpy(array.transpose(0, 3, 1, 2).copy()) for array in example(settings))
         self.batch = [self.trainer.put(array) for array in arrays]
 
@@ -283,7 +282,7 @@ def calls(work, seconds: float) -> list[float]:
 def serve(pipe, settings: dict, spec: dict) -> None:
     """A contender's process: answers (method, arguments) until None comes."""
     try:
-        if spec.get('kept') and not memory.keep_freed():
+        if spec.get('kept') and not runtime.keep_freed():
             raise RuntimeError('this C library cannot keep freed memory')
         contender = (Torch if 'torch' in spec else Ours)(settings, spec)
         pipe.send(None)
@@ -343,4 +342,4 @@ def _describe() -> tuple[dict, bool]:
 
     from hpe_jax import logbook
 
-    return logbook.surroundings(), jax.default_backend() == 'gpu'
+    return logbook.environment(), jax.default_backend() == 'gpu'

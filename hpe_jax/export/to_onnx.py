@@ -13,7 +13,7 @@ from jax.extend.core import JaxprEqn
 from onnx import TensorProto, checker, helper, numpy_helper
 
 from hpe_jax.errors import UserError
-from hpe_jax.jaxprs import BATCH, aligned, is_batch, retell, trace
+from hpe_jax.export.jaxpr import BATCH, aligned, is_batch, retell, trace
 
 OPSET, IR_VERSION = 18, 8  # of 2022, so that runtimes of some age read it too
 Value = np.ndarray | str  # what is known already, or the name of what a node computes

@@ -1,0 +1,109 @@
+"""Where images come from, as config.data.source has it: tf.data, the device's memory, or the renderer.
+
+    tfdata     pipeline.py: the host decodes, resizes, and perhaps makes heatmaps
+    resident   resident.py: all images lie on the device
+    live       live.py: each training image is rendered inside the step; validation and test images are resident
+
+A new source implements Source or SplitSource and is chosen in `open_split` or `open_data`.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from hpe_jax import sharding
+from hpe_jax.data import prepared, resident
+from hpe_jax.errors import UserError
+
+Batch = dict  # see preprocess.py
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Endless training batches."""
+
+    def epochs(self, seed: int, first: int, steps: int, batch_size: int) -> Iterator[Batch]:
+        """Batches from epoch `first` (counted from 0) on, `steps` an epoch: a pure function of these arguments."""
+
+    def expand(self, batch: Batch) -> Batch:
+        """Inside jit: what `epochs` yields to a whole batch, with the fields that preprocess.py names."""
+
+
+@runtime_checkable
+class SplitSource(Source, Protocol):
+    """The images of one split."""
+
+    def __len__(self) -> int: ...
+
+    def once(self, batch_size: int, indices: np.ndarray | None = None) -> Iterator[Batch]:
+        """Every image once, in order (or those at `indices`); the last batch is padded and masked."""
+
+
+class Data(NamedTuple):
+    """All that a training reads."""
+
+    train: Source
+    splits: dict[str, SplitSource]  # 'train', 'validation' and 'test'; each may be empty
+    mean: np.ndarray  # (3,) channel statistics of the training split, in [0, 1]
+    std: np.ndarray
+    relative_hand_size: float  # see prepared.relative_hand_size
+
+
+def load(config: ConfigDict, expressions: dict[str, str]) -> dict[str, prepared.Split]:
+    """Splits by name, decoded already where the source keeps them on the device; the data are prepared if need be.
+
+    expressions: TFDS split expressions by name.
+
+    Raises:
+      UserError: the data, or a split, cannot be read, or do not fit into memory.
+    """
+    with sharding.main_first():
+        builder = prepared.open_dataset(config.data)
+        if config.data.source == 'tfdata':
+            return {name: prepared.load(builder, expression) for name, expression in expressions.items()}
+        return resident.load(builder, expressions, config.data.image_size)
+
+
+def open_split(split: prepared.Split, config: ConfigDict) -> SplitSource:
+    if config.data.source != 'tfdata':
+        return resident.Resident(split)
+    from hpe_jax.data import pipeline  # TensorFlow takes seconds to import, and may be absent
+
+    return pipeline.Pipeline(split, config.data, config.heatmap)
+
+
+def open_data(config: ConfigDict) -> Data:
+    """Reads all splits that the config names.
+
+    Raises:
+      UserError: as `load`, or the training split is empty.
+    """
+    data = config.data
+    expressions = {name: data[f'{name}_split'] for name in ('train', 'validation', 'test')}
+    splits = load(config, expressions)
+    for name, split in splits.items():
+        sharding.say(f'{name:10s} {len(split):6d} images ({data.dataset} {expressions[name]})')
+    if not len(splits['train']):
+        raise UserError(f'config.data.train_split={data.train_split!r} of {data.dataset} holds no photos')
+    if not len(splits['validation']):
+        sharding.say('No images to validate on: no early stopping, and the best checkpoint is by the training loss.')
+    if data.mean:
+        mean, std = np.float32(data.mean), np.float32(data.std)
+    else:
+        encoded = splits['train'].photos.tolist() if data.source == 'tfdata' else None
+        with sharding.main_first():
+            mean, std = prepared.channel_statistics(prepared.open_dataset(data), data.train_split, encoded)
+    relative_hand_size = prepared.relative_hand_size(splits['train'])
+    if data.source == 'tfdata' and data.cache:
+        from hpe_jax.data import pipeline
+
+        splits |= {name: pipeline.cache(splits[name], data.image_size) for name in ('train', 'validation')}
+    opened = {name: open_split(split, config) for name, split in splits.items()}
+    train = opened['train']
+    if data.source == 'live':
+        from hpe_jax.data import live
+
+        train = live.Live(data, config.seed)
+    return Data(train, opened, mean, std, relative_hand_size)

@@ -1,0 +1,60 @@
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hpe_jax import geometry, heatmap, trained_model
+from hpe_jax.errors import UserError
+
+
+@pytest.fixture(scope='module')
+def run(tiny_run):
+    return trained_model.load(tiny_run)
+
+
+def test_a_run_predicts_from_photos_what_its_network_says(run):
+    images = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), np.uint8)
+    keypoints, heatmaps, peaks = run.predict(images)
+    run.model.eval()
+    expected = run.model(jnp.asarray(images))
+    np.testing.assert_allclose(heatmaps, expected, atol=1e-5)
+    np.testing.assert_array_equal(peaks, heatmaps.max((1, 2)))
+    np.testing.assert_array_equal(keypoints, run.decode(heatmaps, run.config.eval.decoder))
+    by_mean = run.predict(images, 'mean').keypoints
+    np.testing.assert_allclose(by_mean, jax.vmap(lambda maps: heatmap.decode(maps, 'mean'))(heatmaps), atol=1e-6)
+    half_a_pixel = by_mean - run.decode(heatmaps, 'mean', 'reference')
+    np.testing.assert_allclose(half_a_pixel, 0.5 / 32, atol=1e-6)
+
+
+def test_photos_of_any_size_are_resized_and_none_are_none(run):
+    image = np.random.default_rng(0).integers(0, 256, (50, 50, 3), np.uint8)
+    small = geometry.crop(image, (0, 0, 50, 50), 32)
+    several = run.predict([image, small])
+    np.testing.assert_array_equal(several.heatmaps[0], several.heatmaps[1])
+    assert run.predict([]).keypoints.shape == (0, 21, 2)
+
+
+@pytest.mark.parametrize('image', [np.zeros((32, 32, 3)), np.zeros((32, 32), np.uint8)])
+def test_what_is_no_photo_is_told(run, image):
+    with pytest.raises(UserError, match=r'an image must be a uint8 array \(height, width, 3\), not '):
+        run.predict([image])
+
+
+def test_an_unknown_decoder_is_told(run):
+    with pytest.raises(UserError, match="decoder 'best': unknown to this run; choose from argmax, mean"):
+        run.predict(np.zeros((1, 32, 32, 3), np.uint8), 'best')
+
+
+def test_a_run_that_was_moved_is_the_same(run, tiny_run, tmp_path):
+    moved = trained_model.load(shutil.copytree(tiny_run, tmp_path / 'elsewhere/run'))
+    assert moved.epoch == run.epoch == 3 and json.loads(moved.config.to_json()) == json.loads(run.config.to_json())
+    images = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), np.uint8)
+    np.testing.assert_array_equal(moved.predict(images).heatmaps, run.predict(images).heatmaps)
+
+
+def test_what_is_no_run_cannot_be_loaded(tmp_path):
+    with pytest.raises(UserError, match='is no run directory: it holds no config.json'):
+        trained_model.load(tmp_path / 'absent')
