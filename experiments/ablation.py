@@ -36,7 +36,7 @@ from ml_collections import ConfigDict, config_flags
 from hpe_jax import configuration, files, logbook, visualize
 from hpe_jax.data import prepared
 from hpe_jax.errors import UserError
-from hpe_jax.evaluate import SCORES
+from hpe_jax.metrics import NAMES
 
 ROOT = Path(__file__).parents[1]
 MAIN = (sys.executable, '-m', 'hpe_jax.main')
@@ -161,7 +161,7 @@ def train(run: Run, job: int | None) -> dict:
         'wall_time_s': report['wall_time_s'],
         'git_commit': report['git_commit'],
         'decoders': {
-            name: {key: scores[key] for key in (*SCORES, 'pck_curve')} for name, scores in report['decoders'].items()
+            name: {key: scores[key] for key in (*NAMES, 'pck_curve')} for name, scores in report['decoders'].items()
         },
         'history': {key: [record[key] for record in history] for key in kept},
     }
@@ -229,7 +229,7 @@ def summarise(runs: Sequence[Run], results: Sequence[dict]) -> dict:
     for arm in arms.values():
         done = [seed['decoders'] for seed in arm['seeds'].values() if seed['status'] == 'done']
         names = done[0] if done else {}
-        values = {name: {key: [scores[name][key] for scores in done] for key in SCORES} for name in names}
+        values = {name: {key: [scores[name][key] for scores in done] for key in NAMES} for name in names}
         arm['mean'] = {name: {k: float(np.mean(v)) for k, v in keys.items()} for name, keys in values.items()}
         arm['std'] = {
             name: {k: float(np.std(v, ddof=1)) if len(v) > 1 else None for k, v in keys.items()}
@@ -245,7 +245,7 @@ def wall_time(arms: Mapping[str, dict]) -> float:
 
 def table(arms: Mapping[str, dict]) -> str:
     """Markdown: mean ± standard deviation over seeds, one row an arm and decoder; then the runs that failed."""
-    rows = [['arm', 'seeds', 'decoder', *SCORES], ['---', '---:', '---'] + ['---:'] * len(SCORES)]
+    rows = [['arm', 'seeds', 'decoder', *NAMES], ['---', '---:', '---'] + ['---:'] * len(NAMES)]
     failures = []
     for name, arm in arms.items():
         failed = {seed: r['reason'] for seed, r in arm['seeds'].items() if r['status'] == 'failed'}
@@ -253,9 +253,9 @@ def table(arms: Mapping[str, dict]) -> str:
         count = str(len(arm['seeds'])) if not failed else f'{len(arm["seeds"]) - len(failed)} of {len(arm["seeds"])}'
         for decoder, means in arm['mean'].items():
             spread = arm['std'][decoder]
-            rows.append([name, count, decoder, *(number(means[key], spread[key]) for key in SCORES)])
+            rows.append([name, count, decoder, *(number(means[key], spread[key]) for key in NAMES)])
         if not arm['mean']:
-            rows.append([name, count, 'failed', *('' for _ in SCORES)])
+            rows.append([name, count, 'failed', *('' for _ in NAMES)])
     text = '\n'.join('| ' + ' | '.join(row) + ' |' for row in rows)
     return text + ('\n\n' + '\n'.join(failures) if failures else '') + '\n'
 

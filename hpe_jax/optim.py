@@ -95,7 +95,7 @@ def reduce_on_plateau(steps_per_epoch: int, **options) -> optax.GradientTransfor
     return optax.GradientTransformationExtraArgs(plateau.init, update)
 
 
-def learning_rate(config: ConfigDict, opt_state: optax.OptState, horizon: float = 1) -> float:
+def learning_rate(config: ConfigDict, opt_state: optax.OptState, horizon: np.float32 | float = 1.0) -> float:
     """The rate of the next step; the schedule is the chain's last link.
 
     horizon: steps of the whole training, for the schedule 'cosine'.

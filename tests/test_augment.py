@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from configs import unet
-from hpe_jax import augment, preprocess
+from hpe_jax import augment, geometry, preprocess
 
 RNG = np.random.default_rng(0)
 PHOTO = RNG.integers(0, 256, (12, 20, 3)).astype(np.float32)
@@ -191,3 +191,86 @@ def test_borders_and_the_fill_through_config():
     black = (made['image'] == 0).any((1, 2, 3))
     assert 0.2 < black.mean() < 0.8 and set(made['image'].ravel()) == {0, 90}
     np.testing.assert_array_equal(made['image'][black][:, 8, 0, 0] > 0, made['visible'][black][:, 0])
+
+
+def test_left_hands_are_mirrored_for_the_heads_alone():
+    images = np.random.default_rng(5).integers(0, 256, (80, 8, 8, 3), np.uint8)
+    plain = batch_of(images, np.tile([[0.2, 0.6]], (80, 21, 1)))
+    made = vary(plain, left=0.4)
+    right = made['right']
+    assert 0.4 < right.mean() < 0.8
+    np.testing.assert_array_equal(made['image'][right], images[right])
+    np.testing.assert_array_equal(made['image'][~right], images[~right, :, ::-1])
+    np.testing.assert_allclose(made['keypoints'][..., 0], np.where(right, 0.2, 0.8)[:, None].repeat(21, 1), atol=1e-6)
+    np.testing.assert_array_equal(preprocess.keypoint_mask(made).any(1), right)
+
+
+def test_tint_scales_each_channel_by_a_factor_of_its_own():
+    made = vary(batch_of(np.full((60, 4, 4, 3), 100, np.uint8), np.zeros((60, 1, 2))), tint=0.2)
+    factors = made['image'][:, 0, 0] / 100
+    assert (made['image'] == made['image'][:, :1, :1]).all()
+    assert 0.8 <= factors.min() < 0.83 and 1.17 < factors.max() <= 1.2
+    assert np.abs(np.corrcoef(factors.T)[np.triu_indices(3, 1)]).max() < 0.4
+
+
+def test_saturation_moves_colours_from_their_luma_and_grey_takes_them_away():
+    red = np.broadcast_to(np.uint8([120, 60, 60]), (60, 4, 4, 3))
+    luma = 0.299 * 120 + 0.701 * 60
+    image = np.asarray(augment.saturate(np.float32(red[0]), 0.5))
+    np.testing.assert_allclose(image[0, 0], [luma + 0.5 * (120 - luma), *[luma + 0.5 * (60 - luma)] * 2], rtol=1e-5)
+    np.testing.assert_allclose(np.float32(image) @ np.float32(augment.LUMA), luma, rtol=1e-5)
+    made = vary(batch_of(red, np.zeros((60, 1, 2))), grey=0.3)
+    grey = (np.ptp(made['image'], axis=-1) == 0).all((1, 2))
+    assert 0.1 < grey.mean() < 0.5 and (made['image'][~grey] == red[~grey]).all()
+
+
+def test_a_cover_hides_a_rectangle_behind_one_colour_or_another_part_of_the_photo():
+    size, number = 40, 120
+    ramp = np.broadcast_to(np.uint8(np.arange(size) * 2 + 100)[None, None, :, None], (number, size, size, 3))
+    plain = batch_of(ramp, np.tile([[0.5, 0.5]], (number, 1, 1)))
+    made = vary(plain, cover=1.0, fill='replicate')
+    np.testing.assert_array_equal(made['keypoints'], plain['keypoints'])
+    assert made['visible'].all()
+    changed = (made['image'] != ramp).any(-1)
+    share = [(np.ptp(np.argwhere(one), axis=0) + 1) / size for one in changed if one.any()]
+    assert len(share) > 0.9 * number and np.min(share) > 0.05 and np.max(share) <= 0.37
+    colours = [len(np.unique(made['image'][i][changed[i]], axis=0)) for i in range(number) if changed[i].any()]
+    assert 0.3 < np.mean(np.array(colours) == 1) < 0.7  # the others show a part of the ramp
+
+
+def test_away_makes_any_place_the_middle_and_most_hands_leave():
+    rng = np.random.default_rng(6)
+    hands = np.repeat(0.5 + 0.15 * rng.uniform(-1, 1, (1, 21, 2)), 200, 0)
+    made = vary(batch_of(np.full((200, 8, 8, 3), 90, np.uint8), hands), away=0.5)
+    there, absent = (np.asarray(x) for x in jax.vmap(geometry.is_centred)(jnp.asarray(made['keypoints'])))
+    unmoved = np.isclose(made['keypoints'], hands, atol=1e-5).all((1, 2))
+    assert 0.35 < unmoved.mean() < 0.65 and there[unmoved].all()
+    assert 0.4 < there.mean() < 0.75 and 0.15 < absent.mean() < 0.5 and not (there & absent).any()
+    assert np.ptp(made['keypoints'], axis=1).max() > 1.5 * np.ptp(hands, axis=1).max()
+
+
+def test_a_random_fill_is_black_the_nearest_pixel_or_the_mirror_image():
+    image = np.uint8(np.arange(1, 41))[None, None, :, None] * np.ones((1, 40, 1, 3), np.uint8)
+    one = jnp.asarray(image[0])
+    source = jnp.asarray(np.stack(np.meshgrid(np.arange(-4, 44) + 0.5, np.arange(40) + 0.5), -1), jnp.float32)
+    black, nearest, mirrored = (
+        np.asarray(geometry.sample(one, source, *options))[0, :, 0]
+        for options in ((False,), (jnp.array(True),), (jnp.array(False), jnp.array(True)))
+    )
+    np.testing.assert_array_equal(black[:4], 0)
+    np.testing.assert_array_equal(nearest[:4], 1)
+    np.testing.assert_array_equal(mirrored[:4], [4, 3, 2, 1])
+    np.testing.assert_array_equal(mirrored[-4:], [40, 39, 38, 37])
+    for row in (black, nearest, mirrored):
+        np.testing.assert_array_equal(row[4:-4], np.arange(1, 41))
+
+
+def test_noise_is_bell_shaped_uncorrelated_and_a_function_of_the_key():
+    grey = jnp.full((64, 64, 3), 128.0)
+    first, again, other = (np.asarray(augment.add_noise(grey, 10.0, jax.random.key(k))) - 128 for k in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert abs(first.mean()) < 0.3 and first.std() == pytest.approx(10, rel=0.03)
+    z = first.ravel() / first.std()
+    assert abs((z**3).mean()) < 0.08 and 2.5 < (z**4).mean() < 3.05  # four bytes: 2.7; a normal one: 3
+    neighbours = first[:, 1:] * first[:, :-1], first[1:] * first[:-1], first[..., 1:] * first[..., :-1], first * other
+    assert max(abs(product.mean()) for product in neighbours) < 3

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tests.test_estimator import canvas
 
 from hpe_jax import HandPoseEstimator, evaluate, hand, predict
 from hpe_jax.errors import UserError
 from hpe_jax.inference import inputs, video
+from tests.inference.test_estimator import canvas
 
 
 @pytest.fixture

@@ -80,3 +80,19 @@ def test_only_what_was_visible_and_lies_in_the_frame_is_visible(varied):
         assert not (result['visible'] & ~(plain['visible'] & inside)).any()
     assert any(geometry.inside_frame(result['keypoints'])[:, 3].any() for result in made)
     assert 0.3 < np.mean([result['visible'] for result in made]) < 0.95
+
+
+def test_what_the_heads_should_answer():
+    """A hand in the middle, one at the edge, a tiny one, one between; a mirrored one; and padding."""
+    hand = np.random.default_rng(1).uniform(-0.2, 0.2, (21, 2)).astype(np.float32)
+    hand[:2] = [[-0.2, -0.2], [0.2, 0.2]]
+    places = [0.5 + hand, 0.95 + hand, 0.5 + hand / 4, 0.5 + hand + [0.3, 0], 0.5 + hand, 0.5 + hand]
+    one = {'keypoints': np.float32(places), 'mask': np.arange(6) < 5, 'right': np.arange(6) != 4}
+    truths = jax.tree.map(np.asarray, preprocess.head_truths(one))
+    presence, mask = truths['presence']
+    assert presence.tolist() == [True, False, False, False, True, True]
+    assert mask.tolist() == [True, True, True, False, True, False]
+    right, mask = truths['handedness']
+    assert right[mask].tolist() == [True, False] and mask.tolist() == [True, False, False, False, True, False]
+    unmirrored = preprocess.head_truths({name: one[name] for name in ('keypoints', 'mask')})
+    assert np.asarray(unmirrored['handedness'][0]).all()

@@ -9,7 +9,7 @@ from hpe_jax import runtime
 SCRIPT = """
 import resource, sys, threading
 from unittest import mock
-from hpe_jax import memory
+from hpe_jax import runtime
 
 if sys.argv[1] == 'kept':
     with mock.patch('importlib.metadata.entry_points', return_value=[]), mock.patch('importlib.util.find_spec'):

@@ -103,7 +103,7 @@ def test_one_training_step(parity, weights, targets):
     model = published(weights)
     loss = nnx.jit(step)(model, inputs(parity)[:2], targets[:2])
     assert float(loss) == pytest.approx(float(parity['train_step_loss']), abs=1e-6)
-    for path, variable in nnx.to_flat_state(nnx.state(model)):
+    for path, variable in nnx.to_flat_state(nnx.state(model, (nnx.Param, nnx.BatchStat))):
         name = torch_weights.torch_name(path)
         theirs = torch_weights.LEAVES[path[-1]][1](parity[f'after_step/{name}'])
         if path[-1] in ('mean', 'var'):
@@ -177,7 +177,7 @@ def test_a_wrong_leaf_is_named_and_nothing_is_loaded(spoil, message):
     assert not np.array_equal(untouched[0], jax.tree.leaves(nnx.state(model))[0])
     full = {
         torch_weights.torch_name(p): back.get(p[-1], np.asarray)(np.asarray(v[...]) + 1)
-        for p, v in nnx.to_flat_state(nnx.state(wanted))
+        for p, v in nnx.to_flat_state(nnx.state(wanted, (nnx.Param, nnx.BatchStat)))
     }
     spoil(full)
     before = [np.asarray(leaf) for leaf in jax.tree.leaves(nnx.state(wanted))]

@@ -3,8 +3,8 @@
     python -m hpe_jax.export [--workdir=RUN] --format=stablehlo|onnx|tflite [--output=FOLDER] [--decoder=window]
 
 Normalisation, network, weights and decoder are inside, in float32, for any number of photos. `metadata.json` beside it
-says what goes in and comes out, what the model was trained on and under which licence, how to run the file, and how
-closely it agrees with the model: every file is loaded back and compared before it gets its name.
+describes input and output, the training data and their licence, how to run the file, and how much it differs from the
+model: every file is loaded back and compared before it gets its name.
 """
 
 import hashlib
@@ -17,6 +17,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from hpe_jax import checkpoint, configuration, files, hand, heatmap, logbook, trained_model
+from hpe_jax.data import features
 from hpe_jax.errors import UserError
 from hpe_jax.export import formats, verify
 
@@ -24,16 +25,6 @@ INPUT = (
     'RGB crops of one right hand each, about square, resized to this size with antialiasing; a left hand must be '
     'mirrored, and the x of its answer with it (1 - x)'
 )
-LICENCES = {
-    'freihand': {
-        'licence': 'research only, no commercial use; cite Zimmermann et al., "FreiHAND", ICCV 2019',
-        'link': 'https://lmb.informatik.uni-freiburg.de/projects/freihand/',
-    },
-    'synthetic_hands': {
-        'licence': 'free: rendered by hpe_jax itself, of a mesh from MakeHuman that is CC0',
-        'link': 'https://creativecommons.org/publicdomain/zero/1.0/',
-    },
-}
 CONVERTED = 'converted from PyTorch; the published ones, whose code is MIT, were trained on FreiHAND'
 
 
@@ -51,7 +42,7 @@ def export(workdir: str | Path, name: str, output: str | Path = '', decoder: str
 
     Raises:
       UserError: a package is not installed, the run cannot be loaded, the decoder is unknown, the folder cannot be
-        written, or the file cannot be made or does not agree with the model. No file is left then, or replaced.
+        written, or the file cannot be made or differs from the model. No file is left then, or replaced.
     """
     kind, folder = formats.FORMATS[name], Path(output or Path(workdir) / 'export' / name)
     check_installed(name, kind.packages)
@@ -60,7 +51,7 @@ def export(workdir: str | Path, name: str, output: str | Path = '', decoder: str
     files.check_writable(folder)
     with files.replacing(folder / kind.file) as temporary:
         temporary.write_bytes(make(run, name, decoder))
-        agreed = verify.compare(run, decoder, kind.load(temporary))
+        verified = verify.compare(run, decoder, kind.load(temporary))
         content = temporary.read_bytes()
     metadata = {
         'format': name,
@@ -68,7 +59,7 @@ def export(workdir: str | Path, name: str, output: str | Path = '', decoder: str
         'bytes': len(content),
         'sha256': hashlib.sha256(content).hexdigest(),
         'usage': kind.usage,
-        'agreement': agreed,
+        'verification': verified,
         **describe(run, decoder),
     }
     metadata['made']['versions'] |= {module: importlib.import_module(module).__version__ for module in kind.packages}
@@ -156,10 +147,10 @@ def training_data(config: ConfigDict | None, meta: dict) -> dict:
     if config is None:
         return {'dataset': 'unknown', 'licence': f'unknown: {meta["run"]}, which this run started from, is not here'}
     if 'source' in meta:
-        return {'dataset': 'freihand', **LICENCES['freihand'], 'weights': CONVERTED, **meta['source']}
+        return {'dataset': 'freihand', **features.LICENCES['freihand'], 'weights': CONVERTED, **meta['source']}
     live = config.data.source == 'live'
     dataset = f'synthetic_hands/{config.data.live_preset}' if live else config.data.dataset
-    return {'dataset': dataset, **LICENCES.get(dataset.partition('/')[0], {'licence': 'unknown'})}
+    return {'dataset': dataset, **features.LICENCES.get(dataset.partition('/')[0], {'licence': 'unknown'})}
 
 
 def ancestors(run: trained_model.TrainedModel) -> Iterator[tuple[ConfigDict | None, dict]]:

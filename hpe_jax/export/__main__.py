@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
     metadata = export(values.workdir, values.format, output, values.decoder)
     path = output / metadata['file']
     print(f'{path}: {metadata["bytes"] / 1e6:.1f} MB, decoder {metadata["decoder"]["name"]}.')
-    print(f'Loaded back, {verify.told(metadata["agreement"])}.')
+    print(f'Loaded back, it differs from the model: {verify.sentence(metadata["verification"])}.')
 
 
 if __name__ == '__main__':

@@ -13,6 +13,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from hpe_jax import geometry
+from hpe_jax.data import features
 from hpe_jax.data.freihand import Builder, folder, freihand_dataset_builder
 from hpe_jax.errors import UserError
 from tests import drawn_hands
@@ -37,10 +38,10 @@ def broken(freihand_like, tmp_path) -> Path:
 
 
 def test_reference_split_of_the_real_set_and_its_proportions():
-    bounds = freihand_dataset_builder.split_bounds(32560)
+    bounds = features.split_bounds(32560)
     assert bounds == {'train': range(26000), 'validation': range(26000, 31000), 'test': range(31000, 32560)}
     for n in range(1, 200):
-        parts = freihand_dataset_builder.split_bounds(n)
+        parts = features.split_bounds(n)
         assert [i for part in parts.values() for i in part] == list(range(n))
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from experiments import ablation, loss_ablation
 from hpe_jax.errors import UserError
-from hpe_jax.evaluate import SCORES
+from hpe_jax.metrics import NAMES
 
 BAD = {'data.train_split': 'trian'}
 
@@ -95,7 +95,7 @@ def test_an_arm_that_cannot_work_is_told_before_any_training(tmp_path, overrides
 
 
 def result(error: float) -> dict:
-    scores = {**dict.fromkeys(SCORES, 1.0), 'error_pct': error, 'auc_0_30px224': error / 100}
+    scores = {**dict.fromkeys(NAMES, 1.0), 'error_pct': error, 'auc_0_30px224': error / 100}
     return {'status': 'done', 'decoders': {'window': scores}}
 
 

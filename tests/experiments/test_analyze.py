@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from experiments import analyze
+from experiments.analyze import __main__ as analyze_main
 from experiments.analyze import numbers as analysis
 from hpe_jax import hand, heatmap, trained_model
 from hpe_jax.data import prepared
@@ -231,16 +232,16 @@ def test_a_split_without_photos(tiny_run, split):
 
 
 def test_names_of_runs():
-    assert list(analyze.names_of(['runs/a', 'runs/b/'])) == ['a', 'b']
-    assert list(analyze.names_of(['x/a', 'y/a', 'b'])) == ['x-a', 'y-a', 'b']
+    assert list(analyze_main.names_of(['runs/a', 'runs/b/'])) == ['a', 'b']
+    assert list(analyze_main.names_of(['x/a', 'y/a', 'b'])) == ['x-a', 'y-a', 'b']
     with pytest.raises(UserError, match='same name'):
-        analyze.names_of(['runs/a', 'runs/../runs/a'])
+        analyze_main.names_of(['runs/a', 'runs/../runs/a'])
 
 
 def test_the_notebook_runs_as_it_lies_there(tiny_run, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, 'path', sys.path.copy())
-    notebook = json.loads((ROOT / 'experiments/analyze.ipynb').read_text())
+    notebook = json.loads((ROOT / 'experiments/analyze/analyze.ipynb').read_text())
     cells = [cell for cell in notebook['cells'] if cell['cell_type'] == 'code']
     assert cells[0]['metadata']['tags'] == ['parameters'] and not any(cell['outputs'] for cell in cells)
     space = {}

@@ -108,7 +108,7 @@ def test_a_journal_gives_what_was_finished_and_no_more(tmp_path):
     journal.finish('a.jpg')
     journal.add(ENTRIES[2])
     journal.close(remove=False)
-    path = tmp_path / 'outputs.partial.jsonl'
+    path = tmp_path / 'predictions.partial.jsonl'
     path.write_text(path.read_text() + '{"file": "v, 1.mp4", "fra')  # killed in the middle of a line
     for _ in range(2):  # a run that did nothing leaves the same
         again = outputs.Journal(tmp_path, settings)

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from tests.test_estimator import canvas
 
 from hpe_jax import HandPose, HandPoseEstimator
 from hpe_jax.inference.estimator import SMALLEST_SIDE
 from hpe_jax.inference.tracking import HandsTracker, OneEuro, Tracker
+from tests.inference.test_estimator import canvas
 
 POINTS = np.random.default_rng(0).random((21, 2)) * 100
 

@@ -86,6 +86,16 @@ def test_keypoints_leave_the_frame_only_if_asked():
     assert 0.1 < outside.mean() < 0.9
 
 
+def test_a_fraction_of_the_views_shows_no_hand_in_the_middle():
+    _, uv = project(views(away=0.4))
+    there, absent = (np.asarray(x) for x in jax.vmap(geometry.is_centred)(jnp.asarray(uv) / 224))
+    assert 0.5 < there.mean() < 0.7 and 0.25 < absent.mean() < 0.45
+    side = geometry.box_side(uv / 224, np.ones(uv.shape[:2], bool))
+    assert (side < 0.18).any() and (side > 1.1).any()
+    _, centred = project(views())
+    assert np.asarray(jax.vmap(geometry.is_centred)(jnp.asarray(centred) / 224)[0]).all()
+
+
 def test_left_is_the_mirror_of_right():
     view = views()
     xyz, uv = project(view)
