@@ -282,7 +282,7 @@ def horizon(config: ConfigDict, history: list[dict]) -> np.float32:
 def is_done(config: ConfigDict, history: list[dict]) -> bool:
     """Whether the epochs or the minutes are used up, or early stopping ends the run."""
     steps = config.train.steps_per_epoch
-    return (len(history) + 0.5) * steps > horizon(config, history) or should_stop(config, history)
+    return bool((len(history) + 0.5) * steps > horizon(config, history)) or should_stop(config, history)
 
 
 def should_stop(config: ConfigDict, history: list[dict]) -> bool:

@@ -1,5 +1,6 @@
 """Layers that the networks share."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ class Standardise(nnx.Module):
     def __init__(self):
         self.mean, self.std = ChannelStatistic(jnp.zeros(3)), ChannelStatistic(jnp.ones(3))
 
-    def set(self, mean: np.ndarray, std: np.ndarray) -> None:
+    def set(self, mean: Sequence[float] | np.ndarray, std: Sequence[float] | np.ndarray) -> None:
         """mean, std: (3,) over all pixels of the training images, in [0, 1]."""
         self.mean[...], self.std[...] = (jnp.asarray(x, jnp.float32) for x in (mean, std))
 
