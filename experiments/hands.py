@@ -33,12 +33,15 @@ CROP = 0.53  # of a crop that the hand's box takes, for all models alike
 
 
 def ship(workdir: str | Path, target: str | Path = SHIPPED) -> Path:
-    """Copies the best checkpoint, without the optimiser's state, and the config; the model card stays."""
+    """Copies the best checkpoint, without the optimiser's state, and the config; the model card stays.
+
+    config.init_from becomes '': that run is not shipped. Ship only what all of its ancestors' licences allow.
+    """
     run, target = trained_model.load(workdir), Path(target)
     shutil.rmtree(target / 'checkpoints', ignore_errors=True)
     source = Path(workdir) / 'checkpoints' / str(run.epoch)
     shutil.copytree(source, target / 'checkpoints' / str(run.epoch), ignore=shutil.ignore_patterns('optimizer'))
-    config = configuration.load(workdir, {'model.conv': 'auto'})
+    config = configuration.load(workdir, {'model.conv': 'auto', 'init_from': ''})
     configuration.save(config, target)
     return target
 

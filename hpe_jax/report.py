@@ -1,5 +1,6 @@
 """What a training leaves to look at: the best checkpoint's metrics in report.json, and figures."""
 
+import time
 from functools import partial
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def write(
     Returns:
       the content of report.json.
     """
-    best = checkpoints.best()
+    best, began = checkpoints.best(), time.perf_counter()
     checkpoints.restore(best, model)
     split = next(name for name in ('test', 'validation', 'train') if len(data.splits[name]))
     eval_step = evaluate.make_eval_step(config, model, config.eval.decoders)
@@ -47,7 +48,7 @@ def write(
         'best_epoch': best,
         'epochs': len(history),
         'stopped_early': None not in losses and optim.should_stop(losses, **config.train.early_stopping),
-        'training_seconds': sum(record['seconds'] for record in history),
+        'wall_time_s': sum(record['seconds'] for record in history) + time.perf_counter() - began,
         **result,
         'channel_statistics': model.standardise.to_dict(),
         **logbook.environment(),

@@ -245,28 +245,27 @@ def start(
     Returns:
       the run directory's checkpoints, and the records of the epochs that are done.
     """
+    last = checkpoint.Checkpoints(workdir, read_only=True).latest()
+    if last is None:
+        if config.init_from:
+            epoch, _ = trained_model.restore_best(config.init_from, train_state.model)
+            sharding.say(f'Starting from epoch {epoch} of {config.init_from} and its channel statistics.')
+        if not config.init_from or config.data.mean:
+            train_state.model.standardise.set(data.mean, data.std)
+        train_state.restart_average()
     with sharding.main_first():
         if sharding.is_main():
             configuration.save(config, workdir)
         configuration.check_alike(config, workdir)
     checkpoints = checkpoint.Checkpoints(workdir)
-    epoch = checkpoints.latest()
-    if epoch is not None:
-        meta = checkpoints.restore(epoch, train_state.best_model, train_state.rest)
-        kept = train_state.model.standardise.to_dict()
-        if not config.init_from and kept != {'mean': data.mean.tolist(), 'std': data.std.tolist()}:
-            raise UserError(
-                f'{workdir} holds a run on other images: the channel statistics differ; use another --workdir'
-            )
-        sharding.say(f'Going on after epoch {epoch}.')
-        return checkpoints, meta['history']
-    if config.init_from:
-        epoch, _ = trained_model.restore_best(config.init_from, train_state.model)
-        sharding.say(f'Starting from epoch {epoch} of {config.init_from} and its channel statistics.')
-    if not config.init_from or config.data.mean:
-        train_state.model.standardise.set(data.mean, data.std)
-    train_state.restart_average()
-    return checkpoints, []
+    if last is None:
+        return checkpoints, []
+    meta = checkpoints.restore(last, train_state.best_model, train_state.rest)
+    kept = train_state.model.standardise.to_dict()
+    if not config.init_from and kept != {'mean': data.mean.tolist(), 'std': data.std.tolist()}:
+        raise UserError(f'{workdir} holds a run on other images: the channel statistics differ; use another --workdir')
+    sharding.say(f'Going on after epoch {last}.')
+    return checkpoints, meta['history']
 
 
 def horizon(config: ConfigDict, history: list[dict]) -> np.float32:

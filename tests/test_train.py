@@ -276,5 +276,5 @@ def test_other_photos_in_the_same_workdir(finished, config, tmp_path):
 
     other = config.copy_and_resolve_references()
     other.data.manual_dir = str(drawn_hands.write(tmp_path / 'other', 13, seed=5))
-    with pytest.raises(UserError, match='other photos'):
+    with pytest.raises(UserError, match='other images'):
         train.train_and_evaluate(other, finished[0])
