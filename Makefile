@@ -2,15 +2,22 @@ PYTHON ?= python3
 EXTRA ?=
 RUN := .venv/bin/python
 
-.PHONY: train test clean
+.PHONY: train check test clean
 
 train: .venv/installed
 	$(RUN) -m hpe_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
 
+PYTEST := $(RUN) -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal
+
+check: .venv/installed
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(PYTEST) -m "not slow"
+
 test: .venv/installed
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(RUN) -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal
+	$(PYTEST)
 
 # EXTRA names optional packages, such as torch for the parity tests and onnx for those of the export.
 .venv/installed: requirements.txt

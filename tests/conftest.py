@@ -26,6 +26,13 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 SHARED = Path(__file__).parents[2] / 'shared'
 
 
+def pytest_collection_modifyitems(items) -> None:
+    """Marks as slow what needs a network that is trained first."""
+    for item in items:
+        if 'fitted_run' in getattr(item, 'fixturenames', ()):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope='session', autouse=True)
 def compiled_once(tmp_path_factory) -> None:
     """What one test compiles, the others, pytest's other workers, and the processes that they start only read."""

@@ -15,6 +15,8 @@ from hpe_jax import HandPoseEstimator, demo, geometry, hand, trained_model
 from hpe_jax.inference import images
 from tests import chromium, drawn_hands
 
+pytestmark = pytest.mark.slow
+
 pytestmark = pytest.mark.skipif(not chromium.PROGRAM, reason=f'needs one of {", ".join(chromium.PROGRAMS)}')
 
 SIZE = np.array([260, 340])

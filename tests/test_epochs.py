@@ -11,6 +11,8 @@ from configs import tiny
 from hpe_jax import checkpoint, report, train
 from hpe_jax.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 TIMINGS = ('seconds', 'images_per_second')
 WAYS = {'tfdata': ('tfdata', False), 'looped': ('resident', False), 'scanned': ('resident', True)}
 

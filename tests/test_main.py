@@ -6,6 +6,8 @@ import pytest
 
 from tests import command
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def run(tmp_path):

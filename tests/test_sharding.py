@@ -14,6 +14,8 @@ from hpe_jax import metrics
 from hpe_jax.data import prepared
 from tests import command
 
+pytestmark = pytest.mark.slow
+
 CONFIG = """
 from configs import tiny
 

@@ -11,6 +11,8 @@ from hpe_jax import HandPoseEstimator, export, trained_model
 from hpe_jax.data.synthetic_hands import generate
 from hpe_jax.inference.images import read
 
+pytestmark = pytest.mark.slow
+
 NUM_HANDS = 24
 SEED = 987_654_321  # prepared sets have small ones
 
@@ -40,7 +42,6 @@ def test_it_is_small_whole_and_free():
         assert f'## {word}' in card
 
 
-@pytest.mark.slow
 def test_it_finds_rendered_hands_and_knows_right_from_left(estimator, renders):
     images, uv = renders
     found = estimator.predict(list(images))
@@ -52,7 +53,6 @@ def test_it_finds_rendered_hands_and_knows_right_from_left(estimator, renders):
     assert np.mean([one.handedness == 'left' for one in mirrored]) > 0.7
 
 
-@pytest.mark.slow
 def test_a_small_hand_in_a_large_picture_is_found_without_a_box(estimator, renders):
     image, keypoints = renders[0][0], renders[1][0]
     canvas = np.full((480, 640, 3), 110, np.uint8)

@@ -19,6 +19,8 @@ from hpe_jax import checkpoint, heatmap, losses, models, torch_weights, train, t
 from hpe_jax.data import sources
 from hpe_jax.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 MEAN, STD = np.float32([0.3950, 0.4323, 0.2954]), np.float32([0.1966, 0.1734, 0.1836])
 

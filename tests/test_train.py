@@ -20,6 +20,8 @@ from hpe_jax import checkpoint, configuration, evaluate, main, metrics, train, t
 from hpe_jax.data import sources
 from hpe_jax.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(main.__file__).parents[1]
 
 

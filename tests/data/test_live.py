@@ -10,6 +10,8 @@ from configs import tiny
 from hpe_jax.data import live
 from hpe_jax.data.synthetic_hands import generate
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def source(monkeypatch):

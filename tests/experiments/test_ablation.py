@@ -9,6 +9,8 @@ from experiments import ablation, loss_ablation
 from hpe_jax.errors import UserError
 from hpe_jax.metrics import NAMES
 
+pytestmark = pytest.mark.slow
+
 BAD = {'data.train_split': 'trian'}
 
 

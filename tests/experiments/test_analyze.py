@@ -20,6 +20,8 @@ from hpe_jax import hand, heatmap, trained_model
 from hpe_jax.data import prepared
 from hpe_jax.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 WITHOUT_TENSORFLOW = """
 import runpy

@@ -11,6 +11,8 @@ from hpe_jax import losses
 from hpe_jax.errors import UserError
 from hpe_jax.models import unet
 
+pytestmark = pytest.mark.slow
+
 WIDTHS = (4, 6, 8)
 
 

@@ -22,6 +22,8 @@ from hpe_jax.errors import UserError
 from hpe_jax.export import formats
 from tests import command
 
+pytestmark = pytest.mark.slow
+
 SIZE = 32
 PIXEL = 1 / SIZE
 NEEDED = {'stablehlo': [], 'onnx': ['onnx', 'onnxruntime'], 'tflite': ['tensorflow', 'ai_edge_litert']}

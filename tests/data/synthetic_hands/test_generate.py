@@ -13,6 +13,8 @@ from hpe_jax.data.synthetic_hands import generate, render
 from hpe_jax.data.synthetic_hands.synthetic_hands_dataset_builder import Builder
 from hpe_jax.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 NUMBER = 2 * generate.CHUNK + 3
 
 

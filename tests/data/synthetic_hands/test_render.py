@@ -9,6 +9,8 @@ from hpe_jax import geometry
 from hpe_jax.data.synthetic_hands import cloth, rasterise, render
 from hpe_jax.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 SMALL = dataclasses.replace(render.FULL, size=96)
 TIPS = [4, 8, 12, 16, 20]
 

@@ -5,6 +5,8 @@ import pytest
 
 from hpe_jax.data.synthetic_hands import background, cloth, mesh, objects, scene, shading
 
+pytestmark = pytest.mark.slow
+
 
 def volume(points, faces):
     """Signed volume of a closed mesh; positive if its triangles are counter-clockwise from outside."""
