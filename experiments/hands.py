@@ -135,6 +135,22 @@ def score_photos(estimators: dict[str, HandPoseEstimator], folder: str | Path) -
     return result
 
 
+GROUPS = {'freihand_like': 'FreiHAND-like photos', 'other_sets': 'photos of four other sets'}
+NAMES = ('nme_box', 'median', 'pck@0.1_box', 'pck@0.2_box')
+
+
+def table(result: dict) -> str:
+    """The scores of a record in Markdown."""
+    rows = {'synthetic test hands': result['renders']}
+    for group, images in GROUPS.items():
+        for model, scores in result['photos'].items():
+            if isinstance(scores, dict) and not model.startswith('search'):
+                rows[f'{images}: {model}'] = scores[group]
+    lines = ['| | nme | median | PCK@0.1 | PCK@0.2 |', '| --- | ---: | ---: | ---: | ---: |']
+    lines += [f'| {name} | {" | ".join(f"{scores[key]:.3f}" for key in NAMES)} |' for name, scores in rows.items()]
+    return '\n'.join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser('python -m experiments.hands', description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -159,6 +175,8 @@ def main() -> None:
         result['photos'] = score_photos(estimators, options.real)
     result |= logbook.environment()
     print(json.dumps(result, indent=2))
+    if options.real:
+        print(table(result))
     if options.output:
         files.write_json(options.output, result)
 

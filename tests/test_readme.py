@@ -1,4 +1,4 @@
-"""The README's results are those of the records beside it."""
+"""The READMEs' results are those of the records, and their links lead somewhere."""
 
 import json
 import re
@@ -6,13 +6,30 @@ from pathlib import Path
 
 import pytest
 
-from experiments import ablation
+from experiments import ablation, hands
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / 'README.md').read_text()
-ROWS = re.findall(
-    r'^\| .* \| *([\d.]+) \| *([\d.]+) \| *([\d.]+) \|.*\((experiments/records/\w+\.json)\) \|$', README, re.M
+PACKAGE_READMES = ('hpe_jax', 'configs', 'experiments', 'hpe_jax/weights/hands')
+READMES = ('README.md', *(f'{folder}/README.md' for folder in PACKAGE_READMES))
+    'README.md',
+    'hpe_jax/README.md',
+    'configs/README.md',
+    'experiments/README.md',
+    'hpe_jax/weights/hands/README.md',
 )
+TEXTS = {name: (ROOT / name).read_text() for name in READMES}
+ROW = re.compile(r'^\| .* \| *([\d.]+) \| *([\d.]+) \| *([\d.]+) \|.*\(experiments/(records/\w+\.json)\) \|$', re.M)
+ROWS = ROW.findall(TEXTS['README.md'])
+LINKS = [(name, link) for name, text in TEXTS.items() for link in re.findall(r'\]\(((?!http)[^)]+)\)', text)]
+
+
+def record(path: str) -> dict:
+    return json.loads((ROOT / 'experiments' / path).read_text())
+
+
+def anchors(text: str) -> set[str]:
+    headings = re.findall(r'^#+ (.*)$', text, re.M)
+    return {re.sub(r'[^\w -]', '', heading.lower()).replace(' ', '-') for heading in headings}
 
 
 def test_some_rows_were_measured():
@@ -20,25 +37,35 @@ def test_some_rows_were_measured():
 
 
 @pytest.mark.parametrize('row', ROWS, ids=lambda row: Path(row[-1]).stem)
-def test_a_row_says_what_its_record_says(row):
+def test_a_row_is_that_of_its_record(row):
     *numbers, path = row
-    record = json.loads((ROOT / path).read_text())
-    scores = record['decoders'][record['config']['eval']['decoder']]
+    kept = record(path)
+    metrics = kept['decoders'][kept['config']['eval']['decoder']]
     for text, name in zip(numbers, ('error_pct', 'pck@0.05_image', 'auc_0_30px224'), strict=True):
-        assert float(text) == pytest.approx(scores[name], abs=0.51 * 10 ** -len(text.partition('.')[2]))
-    assert record['command'] and record['git_commit'] and record['device']
+        assert float(text) == pytest.approx(metrics[name], abs=0.51 * 10 ** -len(text.partition('.')[2]))
+    assert kept['command'] and kept['git_commit'] and kept['device']
 
 
-def test_the_table_of_the_loss_ablation_is_its_records():
-    record = json.loads((ROOT / 'experiments/records/loss_ablation.json').read_text())
-    for name, arm in record['arms'].items():
-        assert len(arm['seeds']) >= 3 and all(run['status'] == 'done' for run in arm['seeds'].values())
-        mean, std = arm['mean'][record['decoder']], arm['std'][record['decoder']]
+def test_the_table_of_the_loss_ablation_is_that_of_its_record():
+    kept = record('records/loss_ablation.json')
+    for name, variant in kept['arms'].items():
+        assert len(variant['seeds']) >= 3 and all(run['status'] == 'done' for run in variant['seeds'].values())
+        mean, std = variant['mean'][kept['decoder']], variant['std'][kept['decoder']]
         cells = [ablation.number(mean[key], std[key]) for key in ('error_pct', 'pck@0.05_image', 'auc_0_30px224')]
-        assert f'| {" | ".join([name, *cells])} |' in README
-    assert record['command'] and record['git_commit'] and record['device']
+        assert f'| {" | ".join([name, *cells])} |' in TEXTS['experiments/README.md']
+    assert kept['command'] and kept['git_commit'] and kept['device']
 
 
-@pytest.mark.parametrize('path', re.findall(r'\]\(((?!http|#)[^)]+)\)', README))
-def test_every_link_leads_somewhere(path):
-    assert (ROOT / path).exists()
+@pytest.mark.parametrize('readme', ['experiments/README.md', 'hpe_jax/weights/hands/README.md'])
+def test_the_table_of_the_hands_model_is_that_of_its_record(readme):
+    kept = record('records/hands.json')
+    assert hands.table(kept) in TEXTS[readme]
+    assert kept['command'] and kept['git_commit'] and kept['device']
+
+
+@pytest.mark.parametrize(('readme', 'link'), LINKS)
+def test_every_link_leads_somewhere(readme, link):
+    path, _, anchor = link.partition('#')
+    target = (ROOT / readme).parent / path if path else ROOT / readme
+    assert target.exists()
+    assert not anchor or anchor in anchors(target.read_text())

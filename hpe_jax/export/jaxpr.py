@@ -1,7 +1,7 @@
-"""A JAX function of photos, traced for any number of them and retold, primitive by primitive, in another language.
+"""A JAX function of images, traced for any number of them and lowered, primitive by primitive, to another format.
 
-A language is a table from a primitive's name to what says it: (equation, *inputs) -> output. Inputs are arrays where
-they are known already, and otherwise whatever the language computes with.
+The rules of a format are a table from a primitive's name to a function (equation, *inputs) -> output. Inputs are arrays
+where they are known already, and otherwise whatever the format computes with.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +25,7 @@ def trace(function: Callable, size: int) -> tuple[core.ClosedJaxpr, dict[str, tu
 
 
 def is_batch(size) -> bool:
-    """Whether a size of a traced shape is that of the batch, which is no number."""
+    """Whether a size of a traced shape is that of the batch, which is not a number."""
     return not isinstance(size, int | np.integer)
 
 
@@ -35,11 +35,11 @@ def aligned(eqn: core.JaxprEqn) -> tuple:
     return tuple(kept.get(axis, 1) for axis in range(len(eqn.outvars[0].aval.shape)))
 
 
-def retell(closed: core.ClosedJaxpr, arguments: Sequence, language: Mapping[str, Callable]) -> list[Any]:
-    """The outputs of a jaxpr in another language. What depends on no photo is computed here and now.
+def lower(closed: core.ClosedJaxpr, arguments: Sequence, rules: Mapping[str, Callable]) -> list[Any]:
+    """The outputs of a jaxpr in another format. What does not depend on the images is computed here and now.
 
     Raises:
-      UserError: the language lacks a primitive.
+      UserError: there is no rule for a primitive.
     """
     jaxpr = closed.jaxpr
     values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*map(np.asarray, closed.consts), *arguments], strict=True))
@@ -52,12 +52,14 @@ def retell(closed: core.ClosedJaxpr, arguments: Sequence, language: Mapping[str,
         inner = [x for x in eqn.params.values() if isinstance(x, core.ClosedJaxpr)]  # of jit, custom_jvp, custom_vjp
         known = all(isinstance(x, np.ndarray) for x in inputs)
         if inner:
-            outputs = retell(inner[0], inputs, language)
+            outputs = lower(inner[0], inputs, rules)
         elif known and not any(map(is_batch, eqn.outvars[0].aval.shape)):
             outputs = [np.asarray(eqn.primitive.bind(*inputs, **eqn.params))]
-        elif name in language:
-            outputs = [language[name](eqn, *inputs)]
+        elif name == 'stop_gradient':
+            outputs = inputs
+        elif name in rules:
+            outputs = [rules[name](eqn, *inputs)]
         else:
-            raise UserError(f"nothing is written that exports JAX's primitive {name!r}, which this model is made of")
+            raise UserError(f"JAX's primitive {name!r}, which this model uses, has no rule for this format")
         values.update(zip(eqn.outvars, outputs, strict=True))
     return [read(atom) for atom in jaxpr.outvars]

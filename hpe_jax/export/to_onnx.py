@@ -13,7 +13,7 @@ from jax.extend.core import JaxprEqn
 from onnx import TensorProto, checker, helper, numpy_helper
 
 from hpe_jax.errors import UserError
-from hpe_jax.export.jaxpr import BATCH, aligned, is_batch, retell, trace
+from hpe_jax.export.jaxpr import BATCH, aligned, is_batch, lower, trace
 
 OPSET, IR_VERSION = 18, 8  # of 2022, so that runtimes of some age read it too
 Value = np.ndarray | str  # what is known already, or the name of what a node computes
@@ -73,7 +73,7 @@ def _cast(graph: Graph, eqn: JaxprEqn, x: Value) -> str:
 def _convolution(graph: Graph, eqn: JaxprEqn, x: Value, kernel: np.ndarray) -> str:
     p = eqn.params
     if set(p['lhs_dilation']) != {1} or p['batch_group_count'] != 1:
-        raise UserError('nothing is written that exports convolutions with gaps in their input or groups of photos')
+        raise UserError('ONNX: convolutions with gaps in their input, or with groups of images, have no rule')
     x_axes, kernel_axes, y_axes = p['dimension_numbers']
     window = {'strides': p['window_strides'], 'dilations': p['rhs_dilation'], 'group': p['feature_group_count']}
     pads = np.transpose(p['padding']).ravel()
@@ -115,7 +115,7 @@ def _stack(graph: Graph, eqn: JaxprEqn, *parts: Value) -> str:
     return graph.add('Concat', *(graph.add('Unsqueeze', x, np.int64([axis])) for x in parts), axis=axis)
 
 
-LANGUAGE = {
+RULES = {
     'add': _elementwise('Add'),
     'broadcast_in_dim': _broadcast,
     'concatenate': lambda graph, eqn, *parts: graph.add('Concat', *parts, axis=eqn.params['dimension']),
@@ -154,7 +154,7 @@ def convert(function: Callable, size: int) -> bytes:
     """
     jaxpr, shapes = trace(function, size)
     graph = Graph('images')
-    results = retell(jaxpr, ['images'], {name: partial(say, graph) for name, say in LANGUAGE.items()})
+    results = lower(jaxpr, ['images'], {name: partial(rule, graph) for name, rule in RULES.items()})
     outputs = []
     for (name, shape), result in zip(shapes.items(), results, strict=True):
         graph.nodes.append(helper.make_node('Identity', [result], [name]))

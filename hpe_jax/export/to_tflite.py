@@ -13,7 +13,7 @@ import tensorflow as tf
 from jax.extend.core import JaxprEqn
 
 from hpe_jax.errors import UserError
-from hpe_jax.export.jaxpr import aligned, is_batch, retell, trace
+from hpe_jax.export.jaxpr import aligned, is_batch, lower, trace
 
 tf.config.set_visible_devices([], 'GPU')  # the accelerator is JAX's
 CHANNELS_LAST = ((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))  # NHWC, HWIO, NHWC
@@ -51,9 +51,7 @@ def _convolution(eqn: JaxprEqn, x: Value, kernel: np.ndarray) -> tf.Tensor:
     p = eqn.params
     plain = set(p['lhs_dilation']) == {1} and p['batch_group_count'] == p['feature_group_count'] == 1
     if not plain or tuple(p['dimension_numbers']) != CHANNELS_LAST:
-        raise UserError(
-            'nothing is written that exports convolutions with gaps in their input, or in groups, to TFLite'
-        )
+        raise UserError('TFLite: convolutions with gaps in their input, or in groups, have no rule')
     reach = [step * (size - 1) for step, size in zip(p['rhs_dilation'], kernel.shape[:2], strict=True)]
     same = set(p['window_strides']) == {1} and all(
         (low, high) == (n / 2, n / 2) for (low, high), n in zip(p['padding'], reach, strict=True)
@@ -68,7 +66,7 @@ def _dot(eqn: JaxprEqn, x: Value, y: Value) -> tf.Tensor:
     ranks = [len(factor.aval.shape) for factor in eqn.invars]
     free = [[axis for axis in range(ranks[i]) if axis not in (*summed[i], *batch[i])] for i in (0, 1)]
     if max(map(len, (*summed, *free))) > 1:
-        raise UserError('nothing is written that exports products of more than matrices to TFLite')
+        raise UserError('TFLite: products of more than matrices have no rule')
     x = tf.transpose(x, [*batch[0], *free[0], *summed[0]])
     y = tf.transpose(y, [*batch[1], *summed[1], *free[1]])
     x, y = x if free[0] else tf.expand_dims(x, -2), y if free[1] else tf.expand_dims(y, -1)
@@ -82,7 +80,7 @@ def _slice(eqn: JaxprEqn, x: Value) -> tf.Tensor:
     return x[tuple(whole)]
 
 
-LANGUAGE = {
+RULES = {
     'add': _elementwise(tf.add),
     'broadcast_in_dim': _broadcast,
     'concatenate': lambda eqn, *parts: tf.concat(parts, eqn.params['dimension']),
@@ -124,7 +122,7 @@ def convert(function: Callable, size: int) -> bytes:
 
     @tf.function(input_signature=[tf.TensorSpec((None, size, size, 3), tf.uint8, 'images')], autograph=False)
     def whole(images):
-        return dict(zip(shapes, retell(jaxpr, [images], LANGUAGE), strict=True))
+        return dict(zip(shapes, lower(jaxpr, [images], RULES), strict=True))
 
     module.whole = whole
     return tf.lite.TFLiteConverter.from_concrete_functions([whole.get_concrete_function()], module).convert()

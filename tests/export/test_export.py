@@ -17,7 +17,8 @@ from flax import nnx
 from jax import export as jax_export
 from ml_collections import ConfigDict
 
-from hpe_jax import export, hand, heatmap, trained_model
+from configs import hands
+from hpe_jax import export, hand, heatmap, models, trained_model
 from hpe_jax.errors import UserError
 from hpe_jax.export import formats
 from tests import command
@@ -125,6 +126,23 @@ def test_the_codec_is_that_of_the_run(run, expected, tmp_path, name):
     run = with_fields(run, **{'heatmap.codec': 'reference'})
     (tmp_path / 'file').write_bytes(export.make(run, name, 'argmax'))
     assert_agrees(opened(name, tmp_path / 'file'), expected('argmax', 'reference'), [3])
+
+
+@pytest.mark.parametrize('name', formats.FORMATS)
+def test_the_heads_of_a_network_are_outputs(tmp_path, name):
+    need(name)
+    config = hands.get_config()
+    config.model.update(widths=(4, 4, 8), blocks=(1,), conv='xla')
+    config.data.image_size = SIZE
+    run = trained_model.TrainedModel(tmp_path, config, 0, models.make(config), {'history': []})
+    (tmp_path / 'file').write_bytes(export.make(run, name, 'window'))
+    infer = jax.jit(trained_model.make_infer(config, run.model, 'window'))
+    expected = jax.tree.map(np.asarray, infer(nnx.state(run.model), IMAGES[:3]))
+    assert expected.keys() == {'keypoints', 'scores', 'presence', 'handedness'}
+    found = formats.FORMATS[name].load(tmp_path / 'file')(IMAGES[:3])
+    for output, values in expected.items():
+        np.testing.assert_allclose(found[output], values, rtol=0, atol=1e-5, err_msg=output)
+    assert np.ptp(found['presence']) > 0 and found['handedness'].shape == (3,)
 
 
 def test_a_stablehlo_file_is_for_accelerators_too(run):
