@@ -11,12 +11,6 @@ from experiments import ablation, hands
 ROOT = Path(__file__).parents[1]
 PACKAGE_READMES = ('hpe_jax', 'configs', 'experiments', 'hpe_jax/weights/hands')
 READMES = ('README.md', *(f'{folder}/README.md' for folder in PACKAGE_READMES))
-    'README.md',
-    'hpe_jax/README.md',
-    'configs/README.md',
-    'experiments/README.md',
-    'hpe_jax/weights/hands/README.md',
-)
 TEXTS = {name: (ROOT / name).read_text() for name in READMES}
 ROW = re.compile(r'^\| .* \| *([\d.]+) \| *([\d.]+) \| *([\d.]+) \|.*\(experiments/(records/\w+\.json)\) \|$', re.M)
 ROWS = ROW.findall(TEXTS['README.md'])
