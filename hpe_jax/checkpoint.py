@@ -1,13 +1,14 @@
-"""The only orbax file: the latest and the best checkpoint of a run directory.
+"""The only orbax file: the latest two checkpoints of a run directory, and the best.
 
-A checkpoint holds three items: `model` and `optimizer` (leaf name -> array) and `meta` (JSON: the history of the run
-and the channel statistics that its photos were normalised with). `meta` also keeps a digest of the arrays, since the
-files alone would not show a flipped bit.
+A checkpoint holds three items: `model` and `optimizer` (leaf name -> array) and `meta` (JSON: the history of the run,
+the loss that it is ranked by, and what else the caller keeps). `meta` also has digests of the arrays and of itself,
+since the files alone would not show a flipped bit.
 """
 
 import contextlib
 import hashlib
 import json
+import shutil
 import sys
 import textwrap
 import time
@@ -20,8 +21,8 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 from flax import nnx
-from orbax.checkpoint import checkpoint_managers
 
+from hpe_jax import files
 from hpe_jax.errors import UserError
 
 
@@ -44,18 +45,19 @@ def digest(arrays: dict[str, np.ndarray | jax.Array]) -> str:
     return hashed.hexdigest()
 
 
-class Checkpoints:
-    """The checkpoints under `workdir/checkpoints`, one a saved epoch; all but the latest and the best are removed.
+def digest_of_json(value) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
-    Raises:
-      UserError: one of them is corrupt, so that the best one cannot be told.
-    """
+
+class CorruptCheckpoint(UserError):
+    """Its files cannot be read, or do not hold what was saved."""
+
+
+class Checkpoints:
+    """The checkpoints under `workdir/checkpoints`, one a saved epoch; only the latest two and the best are kept."""
 
     def __init__(self, workdir: str | Path, read_only: bool = False):
         self.folder = Path(workdir).resolve() / 'checkpoints'
-        self._check_losses()
-        best = checkpoint_managers.BestN(get_metric_fn=_loss, reverse=True, n=1)
-        policy = checkpoint_managers.AnyPreservationPolicy([checkpoint_managers.LatestN(1), best])
         self._manager = ocp.CheckpointManager(
             self.folder,
             item_handlers={
@@ -64,12 +66,7 @@ class Checkpoints:
                 'meta': ocp.JsonCheckpointHandler(),
             },
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=policy,
-                best_fn=_loss,
-                best_mode='min',
-                enable_async_checkpointing=False,
-                read_only=read_only,
-                create=not read_only,
+                enable_async_checkpointing=False, read_only=read_only, create=not read_only
             ),
         )
 
@@ -78,20 +75,51 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def best(self) -> int | None:
-        """The saved epoch with the lowest loss; None if there is none."""
-        return self._manager.best_step()
+        """The saved epoch with the lowest loss; None if there is none.
+
+        Raises:
+          UserError: one of them is corrupt, so that the best one is not known.
+        """
+        return min(self.epochs(), key=lambda epoch: (self._full_meta(epoch)['loss'], -epoch), default=None)
+
+    def epochs(self) -> list[int]:
+        """The saved epochs, rising."""
+        return sorted(self._manager.all_steps())
 
     def save(self, epoch: int, model: nnx.Module, optimizer: nnx.Optimizer, meta: dict, loss: float) -> None:
-        """Keeps an epoch; `loss` decides which one is the best."""
+        """Keeps an epoch; `loss` decides which one is the best. When it returns, a power cut does not lose it.
+
+        Raises:
+          UserError: a weight is NaN or infinite; or the disk is full or cannot be written.
+        """
         arrays = {'model': leaves(model), 'optimizer': leaves(optimizer)}
-        meta = meta | {'sha256': {item: digest(held) for item, held in arrays.items()}}
+        for name, array in arrays['model'].items():
+            if not np.isfinite(array).all():
+                raise UserError(
+                    f'{name} of the model is not finite after epoch {epoch}, which is not kept; the last good one is '
+                    f'epoch {self.latest()} in {self.folder}; try a lower config.optimizer.learning_rate'
+                )
+        meta = meta | {'loss': loss, 'sha256': {item: digest(values) for item, values in arrays.items()}}
+        meta['sha256']['meta'] = digest_of_json(meta)
+        try:
+            self._save(epoch, meta, arrays)
+            files.sync_tree(self.folder / str(epoch))
+            files.sync(self.folder)
+            for old in set(self.epochs()[:-2]) - {self.best()}:
+                self._manager.delete(old)
+        except OSError as e:
+            raise UserError(
+                f'cannot write checkpoint {self.folder / str(epoch)}: {e.strerror or e}; the last good one is epoch '
+                f'{self.latest()}, and the same command goes on from it'
+            ) from e
+
+    def _save(self, epoch: int, meta: dict, arrays: dict) -> None:
         self._manager.save(
             epoch,
             args=ocp.args.Composite(
                 meta=ocp.args.JsonSave(meta),
-                **{item: ocp.args.StandardSave(held) for item, held in arrays.items()},
+                **{item: ocp.args.StandardSave(values) for item, values in arrays.items()},
             ),
-            metrics={'loss': loss},
         )
 
     def restore(self, epoch: int, model: nnx.Module, optimizer: nnx.Optimizer | None = None) -> dict:
@@ -104,7 +132,7 @@ class Checkpoints:
         try:
             meta, arrays = self._read(epoch, *modules)
         except Exception as e:  # orbax and TensorStore raise anything from AttributeError to a bare Exception here
-            raise UserError(self._corrupt(epoch, e, tuple(modules))) from e
+            raise CorruptCheckpoint(self._corrupt(epoch, e, tuple(modules))) from e
         states = {name: nnx.state(module) for name, module in modules.items()}
         variables = {name: _by_name(state) for name, state in states.items()}
         for name, wanted in variables.items():
@@ -113,7 +141,7 @@ class Checkpoints:
             for leaf, variable in variables[name].items():
                 variable.set_value(jnp.asarray(arrays[name][leaf]))
             nnx.update(module, states[name])
-        return meta
+        return _own(meta)
 
     def meta(self, epoch: int) -> dict:
         """The meta data alone.
@@ -121,25 +149,37 @@ class Checkpoints:
         Raises:
           UserError: the checkpoint is corrupt.
         """
+        return _own(self._full_meta(epoch))
+
+    def _full_meta(self, epoch: int) -> dict:
         try:
             return self._read(epoch)[0]
         except Exception as e:  # see restore
-            raise UserError(self._corrupt(epoch, e, ())) from e
+            raise CorruptCheckpoint(self._corrupt(epoch, e, ())) from e
+
+    def remove(self, epoch: int) -> None:
+        """Deletes a checkpoint, such as one that is corrupt."""
+        shutil.rmtree(self.folder / str(epoch))
+        self._manager.reload()
 
     def _read(self, epoch: int, *items: str) -> tuple[dict, dict[str, dict[str, np.ndarray]]]:
-        """The meta data, and the arrays of each item by name, held against their digests."""
-        held = self._manager.item_metadata(epoch)
+        """The meta data, and the arrays of each item by name, checked against their digests."""
+        saved = self._manager.item_metadata(epoch) if items else {}
         arrays = {
-            item: ocp.args.StandardRestore({name: np.zeros(x.shape, x.dtype) for name, x in held[item].items()})
+            item: ocp.args.StandardRestore({name: np.zeros(x.shape, x.dtype) for name, x in saved[item].items()})
             for item in items
         }
         with _one_error():
             found = self._manager.restore(epoch, args=ocp.args.Composite(meta=ocp.args.JsonRestore(), **arrays))
-        digests = found['meta'].pop('sha256', {})  # checkpoints of older commits have none
+        meta = found['meta']
+        digests = dict(meta['sha256'])
+        own = digests.pop('meta')
+        if own != digest_of_json(meta | {'sha256': digests}):
+            raise ValueError('the meta data are not those that were saved')
         for item in items:
-            if digests.get(item, digest(found[item])) != digest(found[item]):
+            if digests[item] != digest(found[item]):
                 raise ValueError(f'the values of {item} are not those that were saved')
-        return found['meta'], {item: found[item] for item in items}
+        return meta, {item: found[item] for item in items}
 
     def _corrupt(self, epoch: int, error: Exception, items: tuple[str, ...]) -> str:
         """The sentence for a checkpoint that cannot be read."""
@@ -153,36 +193,24 @@ class Checkpoints:
             return False
         return True
 
-    def _check_losses(self) -> None:
-        """Raises UserError for a loss that cannot be read, before orbax does it without saying whose."""
-        epochs = {int(path.parents[1].name): path for path in self.folder.glob('[0-9]*/metrics/metrics')}
-        errors = {}
-        for epoch, path in epochs.items():
-            try:
-                _loss(json.loads(path.read_text()))
-            except (ValueError, KeyError, TypeError) as e:
-                errors[epoch] = e
-        for epoch, error in errors.items():
-            whole = max(epochs.keys() - errors.keys(), default=None)
-            raise UserError(_sentence(self.folder / str(epoch), error, whole))
-
-    def _check_fit(self, epoch: int, item: str, held: dict[str, np.ndarray], wanted: dict[str, nnx.Variable]) -> None:
-        held = {name: leaf.shape for name, leaf in held.items()}
+    def _check_fit(self, epoch: int, item: str, saved: dict[str, np.ndarray], wanted: dict[str, nnx.Variable]) -> None:
+        saved = {name: leaf.shape for name, leaf in saved.items()}
         wanted = {name: leaf.shape for name, leaf in wanted.items()}
-        differing = sorted(name for name in held.keys() | wanted.keys() if held.get(name) != wanted.get(name))
+        differing = sorted(name for name in saved.keys() | wanted.keys() if saved.get(name) != wanted.get(name))
         if differing:
             name = differing[0]
             raise UserError(
                 f'checkpoint {self.folder / str(epoch)} is of another model: {len(differing)} leaves differ, the first '
-                f'is {item} {name}, {held.get(name, "absent")} there and {wanted.get(name, "absent")} here'
+                f'is {item} {name}, {saved.get(name, "absent")} there and {wanted.get(name, "absent")} here'
             )
 
     def close(self) -> None:
         self._manager.close()
 
 
-def _loss(metrics: dict) -> float:
-    return metrics['loss']
+def _own(meta: dict) -> dict:
+    """What the caller of `save` gave."""
+    return {name: value for name, value in meta.items() if name not in ('loss', 'sha256')}
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: everything is written beside its final name and then moved there."""
+"""Files that are whole or absent, even after a power cut: written beside their final name, synced, then moved there."""
 
 import contextlib
 import json
@@ -22,12 +22,32 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
+        sync(temporary)
         os.replace(temporary, path)
+        sync(path.parent)
     except OSError as e:
         raise UserError(f'cannot write {path}: {e.strerror or e}') from e
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Has the disk keep a file's content, or a folder's list of names, before anything later; where it can."""
+    if os.name == 'nt' and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """`sync` of a folder and of all in it."""
+    for path in sorted(folder.rglob('*'), reverse=True):
+        sync(path)
+    sync(folder)
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -260,12 +260,31 @@ def start(
     checkpoints = checkpoint.Checkpoints(workdir)
     if last is None:
         return checkpoints, []
-    meta = checkpoints.restore(last, train_state.best_model, train_state.rest)
+    last, meta = restore_latest(checkpoints, train_state)
     kept = train_state.model.standardise.to_dict()
     if not config.init_from and kept != {'mean': data.mean.tolist(), 'std': data.std.tolist()}:
         raise UserError(f'{workdir} holds a run on other images: the channel statistics differ; use another --workdir')
     sharding.say(f'Going on after epoch {last}.')
     return checkpoints, meta['history']
+
+
+def restore_latest(checkpoints: checkpoint.Checkpoints, train_state: TrainState) -> tuple[int, dict]:
+    """Fills the state from the newest whole checkpoint, and deletes those after it; returns epoch and meta data.
+
+    Raises:
+      UserError: there is no whole one, or they are of another model.
+    """
+    *before, epoch = checkpoints.epochs()
+    try:
+        return epoch, checkpoints.restore(epoch, train_state.best_model, train_state.rest)
+    except checkpoint.CorruptCheckpoint as e:
+        if not before:
+            raise
+        sharding.say(f'{e}\nGoing on from the one before.')
+        with sharding.main_first():
+            if sharding.is_main():
+                checkpoints.remove(epoch)
+        return restore_latest(checkpoints, train_state)
 
 
 def horizon(config: ConfigDict, history: list[dict]) -> np.float32:

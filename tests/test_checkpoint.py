@@ -1,3 +1,4 @@
+import os
 import shutil
 
 import jax
@@ -35,16 +36,16 @@ def test_round_trip_is_exact_and_carries_the_meta_data(tmp_path, optimizer):
     assert equal(saved.model, other.model) and equal(saved.optimizer, other.optimizer)
 
 
-def test_latest_and_best_are_kept_and_nothing_else(tmp_path):
+def test_the_latest_two_and_the_best_are_kept_and_nothing_else(tmp_path):
     kept = checkpoint.Checkpoints(tmp_path)
     assert kept.latest() is None and kept.best() is None
     some = state()
-    for epoch, loss in enumerate([0.9, 0.3, 0.5, 0.4], start=1):
+    for epoch, loss in enumerate([0.9, 0.3, 0.5, 0.6, 0.4], start=1):
         kept.save(epoch, some.model, some.optimizer, {}, loss)
-    assert (kept.latest(), kept.best()) == (4, 2)
-    assert sorted(int(path.name) for path in (tmp_path / 'checkpoints').iterdir()) == [2, 4]
+    assert (kept.latest(), kept.best()) == (5, 2)
+    assert sorted(int(path.name) for path in (tmp_path / 'checkpoints').iterdir()) == [2, 4, 5]
     again = checkpoint.Checkpoints(tmp_path, read_only=True)
-    assert (again.latest(), again.best()) == (4, 2)
+    assert (again.latest(), again.best()) == (5, 2)
 
 
 def test_every_leaf_has_a_readable_name():
@@ -119,8 +120,38 @@ def test_no_good_checkpoint_is_left(two_epochs, tmp_path):
         checkpoint.Checkpoints(folder, read_only=True).restore(1, some.model)
 
 
-def test_checkpoints_of_older_commits_have_no_digest(two_epochs, tmp_path):
+@pytest.mark.parametrize('digit', ['0.3', '0.1'])  # of the loss, and of what the caller keeps
+def test_a_changed_digit_in_the_meta_data_is_found(two_epochs, tmp_path, digit):
     source, some = two_epochs
     folder = shutil.copytree(source, tmp_path / 'run')
-    (folder / 'checkpoints/1/meta/metadata').write_text('{"mean": [0.1]}')
-    assert checkpoint.Checkpoints(folder, read_only=True).restore(1, some.model) == {'mean': [0.1]}
+    path = folder / 'checkpoints/1/meta/metadata'
+    assert digit in path.read_text()
+    path.write_text(path.read_text().replace(digit, '0.7'))
+    kept = checkpoint.Checkpoints(folder, read_only=True)
+    for use in (kept.best, lambda: kept.meta(1), lambda: kept.restore(1, some.model)):
+        with pytest.raises(UserError, match='checkpoints/1 is corrupt .*meta data are not those that were saved'):
+            use()
+
+
+def test_weights_that_are_not_finite_are_not_kept(tmp_path):
+    some = state()
+    kept = checkpoint.Checkpoints(tmp_path)
+    kept.save(1, some.model, some.optimizer, {}, 0.5)
+    some.model.out.kernel[...] = some.model.out.kernel[...].at[0, 0, 0, 0].set(np.nan)
+    with pytest.raises(UserError, match='out.kernel of the model is not finite after epoch 2, .* is epoch 1'):
+        kept.save(2, some.model, some.optimizer, {}, 0.4)
+    assert kept.epochs() == [1]
+
+
+def test_files_are_synced_before_a_checkpoint_is_deleted(tmp_path, monkeypatch):
+    """What a power cut after `save` may lose is nothing: all of the new one is synced first."""
+    events, some = [], state()
+    monkeypatch.setattr(os, 'fsync', lambda descriptor: events.append(os.readlink(f'/proc/self/fd/{descriptor}')))
+    kept = checkpoint.Checkpoints(tmp_path)
+    delete = kept._manager.delete
+    monkeypatch.setattr(kept._manager, 'delete', lambda epoch: (events.append(epoch), delete(epoch)))
+    for epoch, loss in enumerate([0.5, 0.6, 0.4], start=1):
+        kept.save(epoch, some.model, some.optimizer, {}, loss)
+    synced = events[: events.index(1)]
+    written = {str(path) for path in (tmp_path / 'checkpoints/3').rglob('*')}
+    assert written <= set(synced) and str(tmp_path / 'checkpoints') in synced

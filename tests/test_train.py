@@ -205,6 +205,19 @@ def test_nothing_to_evaluate(config, tmp_path):
         evaluate.evaluate_run(tmp_path)
 
 
+def test_a_broken_newest_checkpoint_is_deleted_and_the_run_goes_on_from_the_one_before(
+    finished, config, tmp_path, capfd
+):
+    workdir = shutil.copytree(finished[0], tmp_path / 'run')
+    *_, newest = sorted((workdir / 'checkpoints').iterdir(), key=lambda path: int(path.name))
+    for path in (newest / 'model').rglob('*'):
+        if path.is_file():
+            path.write_bytes(b'')  # as after a power cut
+    train.train_and_evaluate(config, workdir)
+    assert f'checkpoint {newest} is corrupt' in capfd.readouterr().out
+    assert_same_run(config, finished[0], workdir)
+
+
 def test_a_run_starts_from_another_ones_model_and_channel_statistics(finished, config, tmp_path):
     """And once it has a checkpoint of its own, it needs the other run no more."""
     source = shutil.copytree(finished[0], tmp_path / 'source')
