@@ -80,14 +80,17 @@ class Checkpoints:
         Raises:
           UserError: one of them is corrupt, so that the best one is not known.
         """
-        return min(self.epochs(), key=lambda epoch: (self._full_meta(epoch)['loss'], -epoch), default=None)
+        losses = {epoch: self._full_meta(epoch)['loss'] for epoch in self.epochs()}
+        return min((e for e in losses if losses[e] is not None), key=lambda e: (losses[e], -e), default=None)
 
     def epochs(self) -> list[int]:
         """The saved epochs, rising."""
         return sorted(self._manager.all_steps())
 
-    def save(self, epoch: int, model: nnx.Module, optimizer: nnx.Optimizer, meta: dict, loss: float) -> None:
-        """Keeps an epoch; `loss` decides which one is the best. When it returns, a power cut does not lose it.
+    def save(self, epoch: int, model: nnx.Module, optimizer: nnx.Optimizer, meta: dict, loss: float | None) -> None:
+        """Keeps an epoch, in place of an earlier save of it; the best one has the lowest `loss`, None being none.
+
+        When it returns, a power cut does not lose it.
 
         Raises:
           UserError: a weight is NaN or infinite; or the disk is full or cannot be written.
@@ -102,6 +105,8 @@ class Checkpoints:
         meta = meta | {'loss': loss, 'sha256': {item: digest(values) for item, values in arrays.items()}}
         meta['sha256']['meta'] = digest_of_json(meta)
         try:
+            if epoch in self.epochs():
+                self.remove(epoch)
             self._save(epoch, meta, arrays)
             files.sync_tree(self.folder / str(epoch))
             files.sync(self.folder)

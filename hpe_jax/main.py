@@ -84,3 +84,6 @@ if __name__ == '__main__':
         app.run(main, flags_parser=parse)
     except UserError as e:
         sys.exit(f'error: {e}')
+    except runtime.Stopped as e:
+        print(e.args[0], file=sys.stderr)
+        sys.exit(e.exit_status)

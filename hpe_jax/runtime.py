@@ -1,8 +1,10 @@
-"""What a process keeps for later: freed memory, and compiled programs."""
+"""What a process keeps for later, freed memory and compiled programs; and how signals stop it."""
 
 import ctypes
 import os
+import signal
 import sys
+import threading
 from importlib import metadata, util
 from pathlib import Path
 
@@ -35,3 +37,33 @@ def keep_compiled(folder: str) -> None:
 
     if folder:
         jax.config.update('jax_compilation_cache_dir', str(Path(folder).expanduser()))
+
+
+class Stopped(Exception):
+    """A signal asked the process to stop, and it has saved what it had. The second argument is the signal's number."""
+
+    @property
+    def exit_status(self) -> int:
+        return 128 + self.args[1]
+
+
+class StopSignals:
+    """While entered, the first SIGINT (Ctrl-C) or SIGTERM (as SLURM sends it) is only noted in `received`; a second one
+    ends the process as usual. Does nothing outside the main thread, which alone gets signals."""
+
+    def __enter__(self) -> 'StopSignals':
+        self.received, self._usual = None, {}
+        if threading.current_thread() is threading.main_thread():
+            self._usual = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._restore()
+
+    def _note(self, number: int, frame) -> None:
+        self.received = number
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._usual.items():
+            signal.signal(number, handler)

@@ -5,7 +5,7 @@ that is started again ends with the same parameters.
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -29,6 +29,7 @@ from hpe_jax import (
     optim,
     preprocess,
     report,
+    runtime,
     sharding,
     trained_model,
 )
@@ -117,11 +118,12 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
 
     Raises:
       UserError: the config, the data or the run directory cannot be used, or the loss became NaN or infinite.
+      runtime.Stopped: by a signal; the last step is saved, and the same call goes on from it.
     """
     check(config, workdir)
     data = sources.open_data(config)
     train_state = TrainState(config)
-    checkpoints, history = start(config, workdir, data, train_state)
+    checkpoints, history, step_losses = start(config, workdir, data, train_state)
     train = config.train
     graphdef, state = nnx.split(train_state)
     state = sharding.replicate(state)
@@ -134,43 +136,54 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
     log = logbook.Logbook(workdir, history) if sharding.is_main() else None
     bar = tqdm(
         total=train.epochs * train.steps_per_epoch,
-        initial=len(history) * train.steps_per_epoch,
+        initial=len(history) * train.steps_per_epoch + len(step_losses),
         unit='step',
         disable=None if log else True,
     )
+    for _ in step_losses:  # the part of an epoch that was done before
+        next(batches)
     began = time.perf_counter()
     first = len(history)
-    for epoch in range(first, first if is_done(config, history) else train.epochs):
-        if in_one_call:
-            finished = in_one_call(epoch, horizon(config, history))
-            bar.update(train.steps_per_epoch)
-        else:
-            step_losses = []
-            for batch in islice(batches, train.steps_per_epoch):
-                state, loss = step(state, batch, horizon(config, history))
-                step_losses.append(loss)
-                bar.update()
-            indices = validation_indices(config, len(validation), epoch)
-            scored = validation.once(config.eval.batch_size, indices)
-            finished = Epoch(state, jnp.stack(step_losses), map(partial(eval_step, evaluated(state)), scored))
+    with runtime.StopSignals() as signals:
+        for epoch in range(first, first if is_done(config, history) else train.epochs):
+            if in_one_call:
+                finished = in_one_call(epoch, horizon(config, history))
+                bar.update(train.steps_per_epoch)
+            else:
+                for batch in islice(batches, train.steps_per_epoch - len(step_losses)):
+                    state, loss = step(state, batch, horizon(config, history))
+                    step_losses.append(loss)
+                    bar.update()
+                    if signals.received:
+                        nnx.update(train_state, state)
+                        save(checkpoints, train_state, history, data, step_losses)
+                        text = f'Stopped after step {len(step_losses)} of epoch {epoch + 1}; the same command goes on.'
+                        raise runtime.Stopped(text, signals.received)
+                indices = validation_indices(config, len(validation), epoch)
+                scored = validation.once(config.eval.batch_size, indices)
+                finished = Epoch(state, jnp.stack(step_losses), map(partial(eval_step, evaluated(state)), scored))
+                step_losses = []
 
-        nnx.update(train_state, finished.state)
-        check_finite(config, np.asarray(finished.losses), epoch, checkpoints)
-        result = evaluate.summarise(finished.validation)
-        seconds, began = time.perf_counter() - began, time.perf_counter()
-        history.append(make_record(config, history, train_state, finished.losses, result, seconds))
-        done = is_done(config, history)
-        if len(history) % train.checkpoint_every == 0 or done:
-            save(checkpoints, train_state, history, data)
-        if log:
-            log.record(history)
-            bar.write('  '.join(f'{name} {value:.6g}' for name, value in history[-1].items() if value is not None))
-        if len(history) % train.images_every == 0:
-            image = report.skeletons(config, train_state.best_model, data.splits, 'validation')
+            nnx.update(train_state, finished.state)
+            check_finite(config, np.asarray(finished.losses), epoch, checkpoints)
+            result = evaluate.summarise(finished.validation)
+            seconds, began = time.perf_counter() - began, time.perf_counter()
+            history.append(make_record(config, history, train_state, finished.losses, result, seconds))
+            done = is_done(config, history)
+            if len(history) % train.checkpoint_every == 0 or done or signals.received:
+                save(checkpoints, train_state, history, data)
+            if signals.received and not done:
+                text = f'Stopped after epoch {len(history)}; the same command goes on.'
+                raise runtime.Stopped(text, signals.received)
             if log:
-                log.image('predictions', image, len(history))
-        if done:
-            break
+                log.record(history)
+                bar.write('  '.join(f'{name} {value:.6g}' for name, value in history[-1].items() if value is not None))
+            if len(history) % train.images_every == 0:
+                image = report.skeletons(config, train_state.best_model, data.splits, 'validation')
+                if log:
+                    log.image('predictions', image, len(history))
+            if done:
+                break
     bar.close()
     if log:
         log.close()
@@ -236,14 +249,15 @@ def check(config: ConfigDict, workdir: str | Path) -> None:
 
 def start(
     config: ConfigDict, workdir: str | Path, data: sources.Data, train_state: TrainState
-) -> tuple[checkpoint.Checkpoints, list[dict]]:
+) -> tuple[checkpoint.Checkpoints, list[dict], list[jax.Array]]:
     """Fills the state: from the run directory's last checkpoint, or else from config.init_from or the seed.
 
     Weights and BatchNorm statistics fit images that are standardised as theirs were: a run that starts from another
     takes its channel statistics, unless config.data.mean sets its own.
 
     Returns:
-      the run directory's checkpoints, and the records of the epochs that are done.
+      the run directory's checkpoints, the records of the epochs that are done, and the losses of the steps that are
+      done of the next one.
     """
     last = checkpoint.Checkpoints(workdir, read_only=True).latest()
     if last is None:
@@ -259,13 +273,14 @@ def start(
         configuration.check_alike(config, workdir)
     checkpoints = checkpoint.Checkpoints(workdir)
     if last is None:
-        return checkpoints, []
+        return checkpoints, [], []
     last, meta = restore_latest(checkpoints, train_state)
     kept = train_state.model.standardise.to_dict()
     if not config.init_from and kept != {'mean': data.mean.tolist(), 'std': data.std.tolist()}:
         raise UserError(f'{workdir} holds a run on other images: the channel statistics differ; use another --workdir')
-    sharding.say(f'Going on after epoch {last}.')
-    return checkpoints, meta['history']
+    history, step_losses = meta['history'], list(map(jnp.float32, meta['step_losses']))
+    sharding.say(f'Going on after epoch {len(history)}' + (f', step {len(step_losses)}.' if step_losses else '.'))
+    return checkpoints, history, step_losses
 
 
 def restore_latest(checkpoints: checkpoint.Checkpoints, train_state: TrainState) -> tuple[int, dict]:
@@ -347,9 +362,22 @@ def make_record(
     }
 
 
-def save(checkpoints: checkpoint.Checkpoints, train_state: TrainState, history: list[dict], data: sources.Data) -> None:
-    """Keeps the epoch; the best checkpoint is that of the lowest validation loss, or training loss if there is none."""
+def save(
+    checkpoints: checkpoint.Checkpoints,
+    train_state: TrainState,
+    history: list[dict],
+    data: sources.Data,
+    step_losses: Sequence[jax.Array] = (),
+) -> None:
+    """Keeps an epoch, or the part of the next one whose steps had these losses, which is never the best checkpoint.
+
+    The best one is that of the lowest validation loss, or training loss if there is none.
+    """
     meta = {'history': history, 'relative_hand_size': data.relative_hand_size}
-    last = history[-1]
-    loss = last['train_loss'] if last['validation_loss'] is None else last['validation_loss']
-    checkpoints.save(last['epoch'], train_state.best_model, train_state.rest, meta, loss)
+    meta['step_losses'] = np.asarray(step_losses, np.float64).tolist()
+    if step_losses:
+        epoch, loss = len(history) + 1, None
+    else:
+        last = history[-1]
+        epoch, loss = last['epoch'], last['train_loss'] if last['validation_loss'] is None else last['validation_loss']
+    checkpoints.save(epoch, train_state.best_model, train_state.rest, meta, loss)

@@ -16,7 +16,7 @@ from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
 from configs import tiny
-from hpe_jax import checkpoint, configuration, evaluate, main, metrics, train, trained_model
+from hpe_jax import checkpoint, configuration, evaluate, main, metrics, runtime, train, trained_model
 from hpe_jax.data import sources
 from hpe_jax.errors import UserError
 
@@ -115,6 +115,32 @@ def test_stopped_after_an_epoch_and_gone_on_equals_undisturbed(finished, config,
     short = config.copy_and_resolve_references()
     short.train.epochs = 1
     train.train_and_evaluate(short, tmp_path)
+    train.train_and_evaluate(config, tmp_path)
+    assert_same_run(config, tmp_path, finished[0])
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_step_saves_and_loses_nothing(finished, config, tmp_path, monkeypatch, number):
+    make = train.make_train_step
+
+    def make_signalled(*arguments):
+        step, calls = make(*arguments), []
+
+        def train_step(*arguments):
+            calls.append(None)
+            if len(calls) == config.train.steps_per_epoch + 2:
+                signal.raise_signal(number)
+            return step(*arguments)
+
+        return train_step
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, 'make_train_step', make_signalled)
+        with pytest.raises(runtime.Stopped, match='Stopped after step 2 of epoch 2; the same command goes on') as e:
+            train.train_and_evaluate(config, tmp_path)
+    assert e.value.exit_status == {signal.SIGTERM: 143, signal.SIGINT: 130}[number]
+    kept = checkpoint.Checkpoints(tmp_path, read_only=True)
+    assert (kept.latest(), kept.best()) == (2, 1)
     train.train_and_evaluate(config, tmp_path)
     assert_same_run(config, tmp_path, finished[0])
 
@@ -230,7 +256,7 @@ def test_a_run_starts_from_another_ones_model_and_channel_statistics(finished, c
     assert 'standardise.mean' in theirs and all(np.array_equal(ours[name], theirs[name]) for name in theirs)
     train.train_and_evaluate(tuned, tmp_path / 'tuned')
     shutil.rmtree(source)
-    _, history = train.start(tuned, tmp_path / 'tuned', sources.open_data(tuned), state)
+    _, history, _ = train.start(tuned, tmp_path / 'tuned', sources.open_data(tuned), state)
     assert len(history) == 1
     ours = checkpoint.leaves(state.model)
     assert all(np.array_equal(ours[f'standardise.{name}'], theirs[f'standardise.{name}']) for name in ('mean', 'std'))
