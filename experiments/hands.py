@@ -1,11 +1,12 @@
 """The hands model: ships the best checkpoint of a run, and scores it on renders and on real photos.
 
     python -m experiments.hands ship runs/hands        writes hpe_jax/weights/hands, without the state of the optimiser
-    python -m experiments.hands score [--real=FOLDER] [--published=RUN] [--workdir=RUN] [--output=FILE.json]
+    python -m experiments.hands score [RUN] [--real=FOLDER] [--published=RUN] [--output=FILE.json] [--sheet=FILE.jpg]
 
 FOLDER holds `annotations.json`: a list of {file, keypoints, handedness, labels}, keypoints in pixels of the photo.
 Errors are distances over the longer side of the hand's true box (nme). Without a box a photo is searched, and a hand
-counts as found where its mean error is below 0.2. `--published` is scored on the same crops.
+counts as found where its mean error is below 0.2. `--published` is scored on the same crops. The sheet shows skeletons
+only, true ones beside predicted ones, from the best photo to the worst: photos of research sets may not be shown.
 """
 
 import argparse
@@ -22,7 +23,7 @@ import numpy as np
 from absl import logging
 from flax import nnx
 
-from hpe_jax import configuration, files, geometry, logbook, runtime, trained_model
+from hpe_jax import configuration, files, geometry, logbook, runtime, trained_model, visualize
 from hpe_jax.data import prepared, resident
 from hpe_jax.errors import UserError
 from hpe_jax.inference.estimator import HandPoseEstimator
@@ -77,18 +78,38 @@ def score_renders(run: trained_model.TrainedModel, split: str = 'test') -> dict:
     counts = photos.visible[: len(keypoints)] & there[:, None]
     result = {'split': split, **summary(errors(answer['keypoints'], keypoints, counts)[there])}
     if 'presence' in answer:
-        says = np.concatenate([answer[kind + 'presence'] for kind in ('', 'mirrored_')]) > 0.5
+        presence = np.concatenate([answer[kind + 'presence'] for kind in ('', 'mirrored_')])
+        says = presence > 0.5
         truth, clear = np.tile(there, 2), np.tile(there | absent, 2)
         result['presence_right'] = float((says == truth)[clear].mean())
         result['presence_right_of_hands'] = float(says[truth].mean())
         result['presence_right_of_others'] = float((~says)[clear & ~truth].mean())
+        result['presence_by_min_score'] = {
+            threshold: [
+                float((presence[truth] >= threshold).mean()),
+                float((presence[clear & ~truth] < threshold).mean()),
+            ]
+            for threshold in (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
+        }
     if 'handedness' in answer:
         right = answer['handedness'][there] > 0.5, answer['mirrored_handedness'][there] < 0.5
         result['handedness_right'] = float(np.mean(right))
     return result
 
 
-def score_photos(estimators: dict[str, HandPoseEstimator], folder: str | Path) -> dict:
+def draw_sheet(
+    predicted: np.ndarray, true: np.ndarray, error: np.ndarray, path: str | Path, num_hands: int = 24
+) -> None:
+    """The skeletons of hands at even steps from the smallest to the largest error, in the crops of the true boxes."""
+    which = np.argsort(error)[np.linspace(0, len(error) - 1, num_hands).astype(int)]
+    low, high = true[which].min(1, keepdims=True), true[which].max(1, keepdims=True)
+    side = (high - low).max(-1, keepdims=True) / CROP
+    in_crop = [(points[which] - (low + high) / 2) / side + 0.5 for points in (true, predicted)]
+    blank = np.full((num_hands, 128, 128, 3), 40, np.uint8)
+    visualize.save(visualize.skeletons(blank, *in_crop, np.ones((num_hands, 21), bool)), path)
+
+
+def score_photos(estimators: dict[str, HandPoseEstimator], folder: str | Path, sheet: str = '') -> dict:
     """Each model on the crops of the true boxes, left hands mirrored; and the first one without boxes."""
     annotations = json.loads((Path(folder) / 'annotations.json').read_text())
     images = [read_image(os.path.join(folder, one['file'])) for one in annotations]
@@ -111,6 +132,8 @@ def score_photos(estimators: dict[str, HandPoseEstimator], folder: str | Path) -
                 ):
                     found[i] = hand.keypoints
             distance = errors(np.array(found), true)
+            if sheet and refine and estimator is next(iter(estimators.values())):
+                draw_sheet(np.array(found), true, distance.mean(1), sheet)
             for group, members in groups.items():
                 result.setdefault(f'{name}, refine {refine}', {})[group] = summary(distance[np.array(members)])
     estimator = next(iter(estimators.values()))
@@ -160,6 +183,7 @@ def main() -> None:
     parser.add_argument('--published', default='', metavar='RUN')
     parser.add_argument('--data_dir', default='runs/tensorflow_datasets')
     parser.add_argument('--output', default='', metavar='FILE')
+    parser.add_argument('--sheet', default='', metavar='FILE')
     options = parser.parse_args()
     runtime.keep_freed()
     runtime.keep_compiled(runtime.COMPILED)
@@ -172,7 +196,7 @@ def main() -> None:
         estimators = {'hands': HandPoseEstimator(run)}
         if options.published:
             estimators['published'] = HandPoseEstimator.load(options.published)
-        result['photos'] = score_photos(estimators, options.real)
+        result['photos'] = score_photos(estimators, options.real, options.sheet)
     result |= logbook.environment()
     print(json.dumps(result, indent=2))
     if options.real:

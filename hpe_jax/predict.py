@@ -286,7 +286,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     runtime.keep_compiled(options.compilation_cache)
     chosen = {name: getattr(options, name) for name in ('decoder', 'hand', 'refine', 'min_score')}
     estimator = HandPoseEstimator.load(options.workdir, **chosen)
-    prediction = Prediction(estimator, options.input, options.output, options)
+    files.check_writable(options.output)
+    with files.locked(options.output):
+        return predict(Prediction(estimator, options.input, options.output, options))
+
+
+def predict(prediction: Prediction) -> int:
+    """Predicts all files and writes what was found; returns the exit status."""
     interrupted = False
     try:
         prediction.run()

@@ -1,9 +1,10 @@
-"""Training: the state, the step, and the loop, `train_and_evaluate`, which reads from top to bottom.
+"""Training: the state, the step, and the loop, `run`, which reads from top to bottom.
 
 A run is a pure function of (config, data, seed). All that later steps depend on is in the checkpoint, so a killed run
 that is started again ends with the same parameters.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -121,6 +122,12 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
       runtime.Stopped: by a signal; the last step is saved, and the same call goes on from it.
     """
     check(config, workdir)
+    with files.locked(workdir) if sharding.is_main() else contextlib.nullcontext():
+        return run(config, workdir)
+
+
+def run(config: ConfigDict, workdir: str | Path) -> dict:
+    """`train_and_evaluate`, of what has been checked already."""
     data = sources.open_data(config)
     train_state = TrainState(config)
     checkpoints, history, step_losses = start(config, workdir, data, train_state)

@@ -1,9 +1,16 @@
 import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from hpe_jax import files
 from hpe_jax.errors import UserError
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
@@ -24,3 +31,28 @@ def test_folders_are_made_and_the_unwritable_is_said(tmp_path):
         files.write_json(tmp_path / 'b/c.json/d.json', {})
     files.check_writable(tmp_path / 'new')
     assert not list((tmp_path / 'new').iterdir())
+
+
+def test_one_process_at_a_time_writes_into_a_folder(tmp_path):
+    script = f"""
+from hpe_jax import errors, files
+try:
+    with files.locked({str(tmp_path)!r}):
+        print('locked')
+except errors.UserError as e:
+    print(e)
+"""
+    other = [sys.executable, '-c', script]
+    with files.locked(tmp_path):
+        said = subprocess.run(other, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+        assert f'{tmp_path} is in use by process {os.getpid()} on {socket.gethostname()}; wait for its end' in said
+    assert subprocess.run(other, capture_output=True, text=True, check=True, cwd=ROOT).stdout == 'locked\n'
+
+
+def test_what_gets_its_name_is_on_the_disk(tmp_path, monkeypatch):
+    events = []
+    monkeypatch.setattr(files, 'sync', lambda path: events.append(path.name))
+    rename = os.replace
+    monkeypatch.setattr(os, 'replace', lambda a, b: (events.append('renamed'), rename(a, b)))
+    files.write_text(tmp_path / 'a.txt', 'new')
+    assert events == [f'.a.{os.getpid()}.txt', 'renamed', tmp_path.name]
