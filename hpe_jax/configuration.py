@@ -1,6 +1,7 @@
 """What a config must satisfy before any work begins, and how it is kept beside the checkpoints it made."""
 
 import difflib
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,36 @@ CHANGEABLE = (
     'train.images_every',
     'train.checkpoint_every',
 )
+# What each number may be: at least, at most. A field that a config lacks is not looked at.
+MOST = 2**31 - 1
+RANGES = {
+    'seed': (0, MOST),
+    'data.image_size': (1, 4096),
+    'data.live_batch': (1, MOST),
+    'heatmap.sigma': (0.01, 1000),
+    'loss.presence': (0, MOST),
+    'loss.handedness': (0, MOST),
+    'optimizer.learning_rate': (0, 1000),
+    'optimizer.clip': (0, MOST),
+    'optimizer.cosine.warmup': (0, 1),
+    'optimizer.cosine.final': (0, 1),
+    'optimizer.plateau.factor': (0, 1),
+    'optimizer.plateau.patience': (1, MOST),
+    'optimizer.plateau.rtol': (0, 1),
+    'train.batch_size': (1, MOST),
+    'train.epochs': (1, MOST),
+    'train.steps_per_epoch': (1, MOST),
+    'train.minutes': (0, MOST),
+    'train.validation_batches': (1, MOST),
+    'train.average': (0, 1),
+    'train.early_stopping.window': (1, MOST),
+    'train.early_stopping.patience': (0, MOST),
+    'train.checkpoint_every': (1, MOST),
+    'train.images_every': (1, MOST),
+    'eval.batch_size': (1, MOST),
+    'augment.left': (0, 1),
+    **{f'augment.{name}': limits for name, limits in augment.RANGES.items()},
+}
 FORMAT_VERSION = 1  # of a run directory: what config.json and the checkpoints hold
 
 
@@ -48,19 +79,21 @@ def check(config: ConfigDict) -> None:
     for name in config.eval.decoders:
         if name not in heatmap.DECODERS:
             raise UserError(f'config.eval.decoders.{name}: unknown; choose from {", ".join(heatmap.DECODERS)}')
-    for field in ('train.batch_size', 'train.epochs', 'train.steps_per_epoch', 'eval.batch_size'):
-        value = fields(config)[field]
-        if value < 1:
-            raise UserError(f'config.{field}={value}: must be at least 1')
+    flat = fields(config)
+    for field in (field for field in RANGES if field in flat):
+        low, high = RANGES[field]
+        if not low <= flat[field] <= high:  # NaN is not
+            limits = f'be at least {low}' if high == MOST and flat[field] < low else f'lie between {low} and {high}'
+            raise UserError(f'config.{field}={flat[field]}: must {limits}')
+    widths = config.model.widths
+    if not widths or not all(isinstance(width, int) and width > 0 for width in widths):
+        raise UserError(f'config.model.widths={tuple(widths)}: must be whole numbers of channels, at least 1 each')
     step = models.MODELS[config.model.name].multiple(config.model.widths)
     if config.data.image_size % step or config.data.image_size < step:
         raise UserError(
             f'config.data.image_size={config.data.image_size}: must be a multiple of {step} for '
             f'{len(config.model.widths)} levels of config.model.widths'
         )
-    for name, (low, high) in (augment.RANGES | {'left': (0, 1)}).items():
-        if not low <= config.augment[name] <= high:
-            raise UserError(f'config.augment.{name}={config.augment[name]}: must lie between {low} and {high}')
     on = [name for name in ('left', 'quarter_turns', *augment.RANGES) if config.augment[name]]
     if on and config.data.targets == 'host' and config.data.source == 'tfdata':
         raise UserError(
@@ -87,6 +120,14 @@ def nearest_field(config: ConfigDict, field: str) -> str:
 
 def save(config: ConfigDict, workdir: str | Path) -> None:
     files.write_json(Path(workdir) / FILE, {'format_version': FORMAT_VERSION, **config.to_dict()})
+
+
+def digest(config: Mapping | ConfigDict) -> str:
+    """A hash of the fields that decide what a checkpoint's weights mean; those that may change are left out."""
+    nested = config.to_dict() if isinstance(config, ConfigDict) else config
+    flat = fields(json.loads(json.dumps(nested)))
+    kept = {name: value for name, value in flat.items() if name not in (*CHANGEABLE, 'init_from')}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
 def saved(workdir: str | Path) -> dict | None:

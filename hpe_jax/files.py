@@ -45,7 +45,8 @@ def locked(folder: str | Path) -> Iterator[None]:
     except ImportError:  # not on Windows
         yield
         return
-    with (Path(folder) / '.lock').open('a+') as file:
+    path = Path(folder) / '.lock'
+    with path.open('a+') as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as e:
@@ -54,7 +55,10 @@ def locked(folder: str | Path) -> Iterator[None]:
         file.truncate(0)
         file.write(f'process {os.getpid()} on {socket.gethostname()}')
         file.flush()
-        yield
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:

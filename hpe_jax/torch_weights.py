@@ -122,6 +122,7 @@ def convert(path: str | Path, workdir: str | Path, config: ConfigDict) -> None:
     model.standardise.set(config.data.mean, config.data.std)
     meta = {
         'history': [],
+        'config_sha256': configuration.digest(config),
         'source': {'file': str(path), 'sha256': hashlib.sha256(Path(path).read_bytes()).hexdigest()},
         **logbook.environment(),
     }

@@ -163,7 +163,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
                     bar.update()
                     if signals.received:
                         nnx.update(train_state, state)
-                        save(checkpoints, train_state, history, data, step_losses)
+                        save(config, checkpoints, train_state, history, data, step_losses)
                         text = f'Stopped after step {len(step_losses)} of epoch {epoch + 1}; the same command goes on.'
                         raise runtime.Stopped(text, signals.received)
                 indices = validation_indices(config, len(validation), epoch)
@@ -178,7 +178,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
             history.append(make_record(config, history, train_state, finished.losses, result, seconds))
             done = is_done(config, history)
             if len(history) % train.checkpoint_every == 0 or done or signals.received:
-                save(checkpoints, train_state, history, data)
+                save(config, checkpoints, train_state, history, data)
             if signals.received and not done:
                 text = f'Stopped after epoch {len(history)}; the same command goes on.'
                 raise runtime.Stopped(text, signals.received)
@@ -370,6 +370,7 @@ def make_record(
 
 
 def save(
+    config: ConfigDict,
     checkpoints: checkpoint.Checkpoints,
     train_state: TrainState,
     history: list[dict],
@@ -381,6 +382,7 @@ def save(
     The best one is that of the lowest validation loss, or training loss if there is none.
     """
     meta = {'history': history, 'relative_hand_size': data.relative_hand_size}
+    meta['config_sha256'] = configuration.digest(config)
     meta['step_losses'] = np.asarray(step_losses, np.float64).tolist()
     if step_losses:
         epoch, loss = len(history) + 1, None

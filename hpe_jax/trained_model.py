@@ -180,4 +180,6 @@ def load(workdir: str | Path = SHIPPED, overrides: Mapping | None = None) -> Tra
     config = configuration.load(workdir, {'model.conv': 'xla'} | dict(overrides or {}))
     model = nnx.eval_shape(lambda: models.make(config))  # the initial values are not needed
     epoch, meta = restore_best(workdir, model)
+    if meta.get('config_sha256') not in (None, configuration.digest(configuration.saved(workdir))):
+        raise UserError(f'{workdir}/{configuration.FILE} is not the config that the checkpoint was made with')
     return TrainedModel(Path(workdir), config, epoch, model, meta)

@@ -141,3 +141,34 @@ def test_hosts_heatmaps_are_as_large_as_the_photos():
     config.augment = unet.get_config().augment
     with pytest.raises(UserError, match='as large as the photos'):
         configuration.check(config)
+
+
+@pytest.mark.parametrize(
+    ('field', 'value', 'message'),
+    [
+        ('train.validation_batches', 0, 'must be at least 1'),
+        ('train.early_stopping.window', 0, 'must be at least 1'),
+        ('train.early_stopping.patience', -1, 'must be at least 0'),
+        ('train.average', 1.5, 'must lie between 0 and 1'),
+        ('optimizer.learning_rate', float('nan'), 'must lie between 0 and 1000'),
+        ('optimizer.cosine.warmup', -0.1, 'must lie between 0 and 1'),
+        ('heatmap.sigma', 0.0, 'must lie between 0.01 and 1000'),
+        ('seed', -1, 'must be at least 0'),
+        ('model.widths', (), 'must be whole numbers of channels'),
+        ('model.widths', (0,), 'must be whole numbers of channels'),
+        ('model.widths', (-4, 8), 'must be whole numbers of channels'),
+    ],
+)
+def test_numbers_out_of_their_range_are_refused(field, value, message):
+    config = unet.get_config()
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(UserError, match=f'config.{field}=.*: {message}'):
+        configuration.check(config)
+
+
+def test_every_number_of_the_recipes_has_a_range():
+    free = {'heatmap.stride', 'loss.options', 'optimizer.options'}  # chosen from a list, or the library's own
+    for recipe in (unet, hands):
+        numbers = {name for name, x in configuration.fields(recipe.get_config()).items() if type(x) in (int, float)}
+        unknown = {name for name in numbers - configuration.RANGES.keys() - free if 'options' not in name}
+        assert not {name for name in unknown if not name.startswith('eval.decoders')}

@@ -223,6 +223,15 @@ def test_another_model_cannot_be_evaluated(finished):
         evaluate.evaluate_run(finished[0], overrides={'model.widths': (4, 12)})
 
 
+def test_a_changed_digit_in_the_config_is_found(finished, tmp_path):
+    workdir = shutil.copytree(finished[0], tmp_path / 'run')
+    path = workdir / 'config.json'
+    assert '"sigma": 1.5' in path.read_text()
+    path.write_text(path.read_text().replace('"sigma": 1.5', '"sigma": 1.7'))
+    with pytest.raises(UserError, match='config.json is not the config that the checkpoint was made with'):
+        trained_model.load(workdir)
+
+
 def test_nothing_to_evaluate(config, tmp_path):
     with pytest.raises(UserError, match='no run directory'):
         evaluate.evaluate_run(tmp_path / 'empty')
