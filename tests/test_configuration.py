@@ -1,5 +1,6 @@
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -141,3 +142,17 @@ def test_hosts_heatmaps_are_as_large_as_the_photos():
     config.augment = unet.get_config().augment
     with pytest.raises(UserError, match='as large as the photos'):
         configuration.check(config)
+
+
+def test_a_config_file_is_found_from_any_folder_and_ones_own_first(tmp_path, monkeypatch):
+    shipped = Path(configuration.__file__).parents[1] / 'configs/tiny.py'
+    monkeypatch.chdir(tmp_path)
+    assert configuration.find_file('configs/tiny.py') == shipped
+    for given in (['--config=configs/tiny.py'], ['--config', 'configs/tiny.py']):
+        found = configuration.find_file_in(['main', *given, '--config.seed=3'])
+        assert found == ['main', *(x.replace('configs/tiny.py', str(shipped)) for x in given), '--config.seed=3']
+    (tmp_path / 'configs').mkdir()
+    (tmp_path / 'configs/tiny.py').touch()
+    assert configuration.find_file('configs/tiny.py').samefile(tmp_path / 'configs/tiny.py')
+    with pytest.raises(UserError, match='--config=configs/absent.py: no such config file'):
+        configuration.find_file_in(['--config=configs/absent.py'])
