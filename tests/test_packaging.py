@@ -1,12 +1,16 @@
 """What pip installs: the lists of pyproject.toml, and the files that a wheel must carry."""
 
 import json
+import subprocess
 import tomllib
 from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from PIL import Image
+
+from tests import minimal
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / 'pyproject.toml').read_text())
@@ -51,6 +55,29 @@ def test_constraints_name_a_version_within_the_bounds_of_each_direct_dependency(
     pins = [pin for pin in map(Requirement, lines('constraints.txt')) if pin.name.lower() == requirement.name.lower()]
     assert len(pins) == 1 and str(pins[0].specifier).startswith('==')
     assert requirement.specifier.contains(str(pins[0].specifier).removeprefix('=='))
+
+
+SCRIPT = """
+import hpe_jax.demo
+from hpe_jax import export, predict, trained_model
+print('status', predict.main(['--input', sys.argv[1], '--output', sys.argv[2]]))
+export.export(trained_model.SHIPPED, 'stablehlo', sys.argv[2])
+"""
+
+
+@pytest.mark.slow
+def test_predict_demo_and_export_run_with_nothing_but_the_dependencies(tmp_path):
+    assert 'pytest' in minimal.absent()
+    Image.new('RGB', (64, 48)).save(tmp_path / 'grey.png')
+    command = minimal.command(SCRIPT, tmp_path / 'grey.png', tmp_path / 'out')
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert 'status 0' in done.stdout
+    assert {path.name for path in (tmp_path / 'out').iterdir()} == {
+        'predictions.json',
+        'model.stablehlo',
+        'metadata.json',
+    }
 
 
 @pytest.mark.parametrize('path', sorted((ROOT / 'experiments/records').glob('*.json')), ids=lambda path: path.stem)
