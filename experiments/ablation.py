@@ -38,7 +38,6 @@ from hpe_jax.data import prepared
 from hpe_jax.errors import UserError
 from hpe_jax.metrics import NAMES
 
-ROOT = Path(__file__).parents[1]
 MAIN = (sys.executable, '-m', 'hpe_jax.main')
 Overrides = Mapping[str, str]  # a field's dotted name -> its value, as on the command line
 
@@ -64,14 +63,12 @@ class Run:
         Raises:
           UserError: the file or a field does not exist, or a value cannot work.
         """
-        if not Path(self.config_file).is_file():
-            raise UserError(f'--config={self.config_file}: no such config file')
-        values, argv = flags.FlagValues(), ['', *self.flags]
+        values, argv = flags.FlagValues(), configuration.find_file_in(['', *self.flags])
         config = config_flags.DEFINE_config_file('config', flag_values=values, sys_argv=argv)
         try:
             values(argv)
         except (AttributeError, KeyError) as e:
-            base = runpy.run_path(self.config_file)['get_config']()
+            base = runpy.run_path(str(configuration.find_file(self.config_file)))['get_config']()
             unknown = next(field for field in self.overrides if field not in configuration.fields(base))
             nearest = configuration.nearest_field(base, unknown)
             raise UserError(f'no field config.{unknown}; the nearest is config.{nearest}') from e
@@ -143,9 +140,7 @@ def train(run: Run, job: int | None) -> dict:
         command = [*MAIN, *run.flags, f'--workdir={run.workdir.resolve()}']
         alone = {} if job is None else device_alone(job)
         with (run.workdir / 'log.txt').open('a') as log:
-            code = subprocess.run(
-                command, cwd=ROOT, env=os.environ | alone, stdout=log, stderr=subprocess.STDOUT
-            ).returncode
+            code = subprocess.run(command, env=os.environ | alone, stdout=log, stderr=subprocess.STDOUT).returncode
         report = finished(run) if code == 0 else None
         if report is None:
             lines = (run.workdir / 'log.txt').read_text().split('\n')

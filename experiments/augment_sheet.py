@@ -6,6 +6,8 @@
 Writes a picture of synthetic hands, a row each: the original, then what seven keys make of it.
 """
 
+import sys
+
 import jax
 import numpy as np
 from absl import app, flags
@@ -13,8 +15,11 @@ from ml_collections import config_flags
 
 from hpe_jax import configuration, geometry, preprocess, visualize
 from hpe_jax.data.synthetic_hands import generate
+from hpe_jax.errors import UserError
 
-CONFIG = config_flags.DEFINE_config_file('config', 'configs/unet.py', 'Its augment section counts, and the image size.')
+CONFIG = config_flags.DEFINE_config_file(
+    'config', str(configuration.find_file('configs/unet.py')), 'Its augment section counts, and the image size.'
+)
 PRESET = flags.DEFINE_enum('preset', 'full', list(generate.PRESETS), 'Which kind of hands.')
 OUTPUT = flags.DEFINE_string('output', None, 'The picture to write.', required=True)
 HANDS, KEYS = 6, 7
@@ -35,4 +40,7 @@ def main(_) -> None:
 
 
 if __name__ == '__main__':
-    app.run(main)
+    try:
+        app.run(main, flags_parser=lambda argv: app.parse_flags_with_usage(configuration.find_file_in(argv)))
+    except UserError as e:
+        sys.exit(f'error: {e}')

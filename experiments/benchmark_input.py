@@ -10,13 +10,15 @@ taking turns. 'jpeg' decodes every photo on the way: an epoch, the first and any
 import os
 import platform
 import statistics
+import sys
 import time
 
 from absl import app, flags
 
 from configs import unet
 from hpe_jax import files
-from hpe_jax.data import pipeline, prepared
+from hpe_jax.data import prepared, sources
+from hpe_jax.errors import UserError
 
 DATASET = flags.DEFINE_string('dataset', 'synthetic_hands/studio', 'As config.data.dataset.')
 DATA_DIR = flags.DEFINE_string('data_dir', 'runs/tensorflow_datasets', 'As config.data.data_dir.')
@@ -34,6 +36,8 @@ def rate(batches, batch_size: int) -> float:
 
 def measure(photos: prepared.Split, config) -> dict[str, list[float]]:
     """Rates of every pass, by what was measured; the ways take turns, so that a slow moment hits all of them."""
+    from hpe_jax.data import pipeline  # TensorFlow takes seconds to import, and may be absent
+
     size, batch_size = config.data.image_size, config.train.batch_size
     began = time.perf_counter()
     cached = pipeline.cache(photos, size)
@@ -51,6 +55,7 @@ def measure(photos: prepared.Split, config) -> dict[str, list[float]]:
 def main(_) -> None:
     config = unet.get_config()
     config.data.update(dataset=DATASET.value, data_dir=DATA_DIR.value)
+    sources.check_installed(config)
     photos = prepared.load(prepared.open_dataset(config.data), 'train+validation+test')
     rates = measure(photos, config)
     device = f'{os.cpu_count()} cores, {platform.machine()}, load {os.getloadavg()[0]:.1f} at the end'
@@ -64,4 +69,7 @@ def main(_) -> None:
 
 
 if __name__ == '__main__':
-    app.run(main)
+    try:
+        app.run(main)
+    except UserError as e:
+        sys.exit(f'error: {e}')

@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 
 from experiments import ablation
 from hpe_jax import files, losses, models, preprocess, trained_model
-from hpe_jax.data import pipeline, prepared
+from hpe_jax.data import sources
 
 Rates = dict[tuple[str, str], tuple[str, ...]]  # (loss, optimiser) -> learning rates
 
@@ -75,9 +75,8 @@ def _validation_error(arm: dict) -> float:
 def gradient_norms(workdir: Path, number: int = 48) -> dict[str, dict[str, float]]:
     """{'fresh' or 'trained': {loss: norm of its gradient by all parameters}} on a run's first training photos."""
     run = trained_model.load(workdir)
-    photos = prepared.load(prepared.open_dataset(run.config.data), run.config.data.train_split)
-    photos = pipeline.Pipeline(photos, run.config.data, run.config.heatmap)
-    batch = next(photos.once(number, np.arange(number)))
+    images = sources.load(run.config, {'train': run.config.data.train_split})['train']
+    batch = next(sources.open_split(images, run.config).once(number, np.arange(number)))
 
     def norm(model: nnx.Module, loss: str) -> float:
         def total(model):

@@ -3,7 +3,7 @@
 import difflib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -111,6 +111,33 @@ def check(config: ConfigDict) -> None:
         raise UserError("config.train.scan_epochs: the photos must lie on the device; set data.source='resident'")
     if len(config.data.mean) != len(config.data.std) or len(config.data.mean) not in (0, 3):
         raise UserError('config.data.mean and config.data.std: give both with 3 numbers, or neither')
+
+
+def find_file(path: str | Path) -> Path:
+    """The config file of that path; or that of this project, so that configs/unet.py is found from any folder.
+
+    Raises:
+      UserError: there is no such file.
+    """
+    for candidate in (Path(path), Path(__file__).parents[1] / path):
+        if candidate.is_file():
+            return candidate
+    raise UserError(f'--config={path}: no such config file')
+
+
+def find_file_in(argv: Sequence[str]) -> list[str]:
+    """Command-line arguments, with the path in --config=FILE or --config FILE as `find_file` finds it.
+
+    Raises:
+      UserError: as `find_file`.
+    """
+    argv = list(argv)
+    for i, argument in enumerate(argv):
+        if argument.startswith('--config='):
+            argv[i] = f'--config={find_file(argument.removeprefix("--config="))}'
+        elif argument == '--config' and argv[i + 1 :]:
+            argv[i + 1] = str(find_file(argv[i + 1]))
+    return argv
 
 
 def nearest_field(config: ConfigDict, field: str) -> str:

@@ -96,6 +96,7 @@ def evaluate_run(workdir: str | Path, split: str = '', overrides: Mapping | None
     run = trained_model.load(workdir, overrides)
     config, split = run.config, split or run.config.data.test_split
     sharding.check_divides(config.eval.batch_size, 'config.eval.batch_size')
+    sources.check_installed(config)
     images = sources.load(config, {split: split})[split]
     if not len(images):
         raise UserError(f'split {split!r} of {config.data.dataset} holds no photos')

@@ -6,7 +6,6 @@ python -m hpe_jax.main --mode=evaluate --workdir=runs/unet [--split=test] [--con
 
 import runpy
 import sys
-from pathlib import Path
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -45,10 +44,9 @@ flags.mark_flag_as_required('workdir')
 
 def parse(argv: list[str]) -> list[str]:
     """absl's parser, but a config file or field that does not exist is answered in one sentence."""
+    argv = configuration.find_file_in(argv)
     values = dict(argument.partition('=')[::2] for argument in argv)
     path = values.get('--config') or next((b for a, b in zip(argv, argv[1:], strict=False) if a == '--config'), None)
-    if path and not Path(path).is_file():
-        raise UserError(f'--config={path}: no such config file')
     try:
         return app.parse_flags_with_usage(argv)
     except (AttributeError, KeyError) as e:

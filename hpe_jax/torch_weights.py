@@ -19,7 +19,6 @@ from hpe_jax import checkpoint, configuration, files, logbook, models, optim
 from hpe_jax.errors import UserError
 from hpe_jax.models.layers import Standardise
 
-CONFIG = Path(__file__).parents[1] / 'configs/published.py'
 PUBLISHED_LOSS = 0.476  # on the validation split; training on in the same directory must beat it to be called best
 
 # Leaf of ours -> (leaf of PyTorch's, how to turn PyTorch's array into ours).
@@ -138,8 +137,9 @@ def main(argv: list[str]) -> None:
 
 if __name__ == '__main__':
     logging.set_verbosity(logging.FATAL)
-    config_flags.DEFINE_config_file('config', str(CONFIG), 'What to use the weights with.')
+    default = str(configuration.find_file('configs/published.py'))
+    config_flags.DEFINE_config_file('config', default, 'What to use the weights with.')
     try:
-        app.run(main)
+        app.run(main, flags_parser=lambda argv: app.parse_flags_with_usage(configuration.find_file_in(argv)))
     except UserError as e:
         sys.exit(f'error: {e}')

@@ -1,5 +1,6 @@
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -172,3 +173,17 @@ def test_every_number_of_the_recipes_has_a_range():
         numbers = {name for name, x in configuration.fields(recipe.get_config()).items() if type(x) in (int, float)}
         unknown = {name for name in numbers - configuration.RANGES.keys() - free if 'options' not in name}
         assert not {name for name in unknown if not name.startswith('eval.decoders')}
+
+
+def test_a_config_file_is_found_from_any_folder_and_ones_own_first(tmp_path, monkeypatch):
+    shipped = Path(configuration.__file__).parents[1] / 'configs/tiny.py'
+    monkeypatch.chdir(tmp_path)
+    assert configuration.find_file('configs/tiny.py') == shipped
+    for given in (['--config=configs/tiny.py'], ['--config', 'configs/tiny.py']):
+        found = configuration.find_file_in(['main', *given, '--config.seed=3'])
+        assert found == ['main', *(x.replace('configs/tiny.py', str(shipped)) for x in given), '--config.seed=3']
+    (tmp_path / 'configs').mkdir()
+    (tmp_path / 'configs/tiny.py').touch()
+    assert configuration.find_file('configs/tiny.py').samefile(tmp_path / 'configs/tiny.py')
+    with pytest.raises(UserError, match='--config=configs/absent.py: no such config file'):
+        configuration.find_file_in(['--config=configs/absent.py'])

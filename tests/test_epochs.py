@@ -1,7 +1,6 @@
 """The three ways to train an epoch, through the real loop, with a tiny network."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 from configs import tiny
 from hpe_jax import checkpoint, report, train
 from hpe_jax.errors import UserError
+from tests import minimal
 
 pytestmark = pytest.mark.slow
 
@@ -101,15 +101,7 @@ def test_only_resident_photos_can_be_scanned(config, tmp_path):
         run(config, tmp_path, 'tfdata', **{'train.scan_epochs': True})
 
 
-WITHOUT_TENSORFLOW = """
-import importlib.machinery, runpy, sys
-
-class Finder(importlib.machinery.PathFinder):
-    @classmethod
-    def find_spec(cls, name, *arguments):
-        return None if name.partition('.')[0] == 'tensorflow' else super().find_spec(name, *arguments)
-
-sys.meta_path[sys.meta_path.index(importlib.machinery.PathFinder)] = Finder
+SCRIPT = """
 sys.argv[0] = 'main'
 try:
     runpy.run_module('hpe_jax.main', run_name='__main__')
@@ -120,13 +112,13 @@ print('Afterwards', evaluate.evaluate_run(sys.argv[-1], 'train')['num_images'])
 """
 
 
-def test_the_whole_command_runs_where_tensorflow_is_not_installed(config, tmp_path):
+def test_the_whole_command_runs_with_nothing_but_the_dependencies(config, tmp_path):
     """Preparing the data, training, validation, the report of the test split, and evaluation afterwards."""
     fields = {'data.source': 'resident', 'data.data_dir': tmp_path / 'tfds', 'data.manual_dir': config.data.manual_dir}
     fields |= {'train.epochs': 1, 'data.image_size': 16}
-    command = [sys.executable, '-c', WITHOUT_TENSORFLOW, '--config=configs/tiny.py']
-    command += [f'--compilation_cache={tmp_path / "compiled"}']
-    command += [*(f'--config.{name}={value}' for name, value in fields.items()), '--workdir', str(tmp_path / 'run')]
+    arguments = ['--config=configs/tiny.py', f'--compilation_cache={tmp_path / "compiled"}']
+    arguments += [*(f'--config.{name}={value}' for name, value in fields.items()), '--workdir', tmp_path / 'run']
+    command = minimal.command(SCRIPT, *arguments)
     done = subprocess.run(command, cwd=Path(train.__file__).parents[1], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert 'Best checkpoint on test' in done.stdout and 'Afterwards 10' in done.stdout

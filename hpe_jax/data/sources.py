@@ -8,6 +8,7 @@ A new source implements Source or SplitSource and is chosen in `open_split` or `
 """
 
 from collections.abc import Iterator
+from importlib import util
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -49,6 +50,15 @@ class Data(NamedTuple):
     mean: np.ndarray  # (3,) channel statistics of the training split, in [0, 1]
     std: np.ndarray
     relative_hand_size: float  # see prepared.relative_hand_size
+
+
+def check_installed(config: ConfigDict) -> None:
+    """Raises UserError if the source needs TensorFlow, which pip brings with the extra `data` only."""
+    if config.data.source == 'tfdata' and not util.find_spec('tensorflow'):
+        raise UserError(
+            "config.data.source='tfdata' needs TensorFlow, which is not installed: pip install '.[data]' in the "
+            "checkout, or set config.data.source='resident'"
+        )
 
 
 def load(config: ConfigDict, expressions: dict[str, str]) -> dict[str, prepared.Split]:

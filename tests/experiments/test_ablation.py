@@ -46,8 +46,9 @@ def test_given_again_only_what_failed_is_run(compared, monkeypatch):
     arguments, results = compared
     commands = []
 
-    def run(command, **_):
+    def run(command, **options):
         commands.append(command)
+        assert not options.get('cwd')  # relative paths, such as config.data.data_dir, are those of the caller's folder
         return subprocess.CompletedProcess(command, 7)
 
     monkeypatch.setattr(ablation.subprocess, 'run', run)
@@ -64,6 +65,12 @@ def test_a_report_of_another_config_does_not_count(compared):
     longer = {'iou': {**arguments['arms']['iou'], 'train.epochs': '5'}}
     (run,) = ablation.plan('configs/tiny.py', longer, [3], arguments['output'])
     assert ablation.finished(run) is None
+
+
+def test_a_run_finds_its_config_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (run,) = ablation.plan('configs/tiny.py', {'mse': {'loss.name': 'mse'}}, [3], Path('out'))
+    assert run.config().loss.name == 'mse'
 
 
 def test_a_grid_holds_every_combination_and_does_not_split_tuples():

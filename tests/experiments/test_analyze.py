@@ -19,18 +19,12 @@ from experiments.analyze import numbers as analysis
 from hpe_jax import hand, heatmap, trained_model
 from hpe_jax.data import prepared
 from hpe_jax.errors import UserError
+from tests import minimal
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-WITHOUT_TENSORFLOW = """
-import runpy
-from importlib.machinery import PathFinder
-
-find = PathFinder.find_spec
-PathFinder.find_spec = lambda name, *rest: None if name.partition('.')[0] == 'tensorflow' else find(name, *rest)
-runpy.run_module('experiments.analyze', run_name='__main__')
-"""
+SCRIPT = "runpy.run_module('experiments.analyze', run_name='__main__')"
 
 
 def test_a_group_counts_and_averages():
@@ -151,7 +145,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope='module')
 def report(tiny_run, tmp_path_factory):
-    """Two runs analysed from the command line, where TensorFlow cannot be imported; the second on other photos."""
+    """Two runs analysed from the command line, with nothing but the dependencies; the second on other photos."""
     folder = tmp_path_factory.mktemp('analysis')
     other = folder / 'other'
     other.mkdir()
@@ -160,7 +154,7 @@ def report(tiny_run, tmp_path_factory):
     config['data']['test_split'] = 'train[:2]'
     config['eval']['decoders'] = {'window': {'radius': 4.5}, 'mean': {}}
     (other / 'config.json').write_text(json.dumps(config))
-    command = [sys.executable, '-c', WITHOUT_TENSORFLOW, str(tiny_run), str(other), f'--output={folder / "out"}']
+    command = minimal.command(SCRIPT, tiny_run, other, f'--output={folder / "out"}')
     environment = os.environ | {'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
