@@ -23,7 +23,7 @@ def test_requirements_are_the_dependencies_with_data_and_tests():
 def test_those_who_only_predict_need_no_tensorflow():
     names = {line.partition('>')[0] for line in PROJECT['project']['dependencies']}
     assert not names & {'tensorflow', 'tensorflow-cpu', 'torch', 'onnx'}
-    assert EXTRAS.keys() == {'data', 'export', 'torch', 'test'}
+    assert EXTRAS.keys() == {'data', 'export', 'heif', 'torch', 'test'}
 
 
 def test_constraints_name_each_direct_dependency_once():
