@@ -205,7 +205,8 @@ def _converted(image: Image.Image) -> Picture:
         if upright.mode[0] == 'I' and form not in ('TIFF', None):  # these formats scale to 16 bits
             array = np.uint8(np.round(levels.clip(0, 65535) / np.float32(257)))
         else:
-            array, note = _levels(levels)
+            array, top = _levels(levels)
+            note = f'grey levels taken as 0 to {top}'
         array = 255 - array if tags.get(262) == 0 else array  # TIFF's WhiteIsZero, which Pillow heeds in 8 bits only
         array = np.repeat(array[..., None], 3, 2)
     elif upright.has_transparency_data:
@@ -231,21 +232,24 @@ def as_rgb(image: np.ndarray) -> UInt8[np.ndarray, 'h w 3']:
 
 
 def _as_rgb(image: np.ndarray) -> tuple[UInt8[np.ndarray, 'h w 3'], str]:
-    """The picture, and which range was taken."""
+    """The picture, and which range was taken where it is not its type's own."""
     known = image.dtype in (np.uint8, np.uint16) or np.issubdtype(image.dtype, np.floating)
     if image.ndim not in (2, 3) or not known or (image.ndim == 3 and image.shape[2] not in (1, 2, 3, 4)):
         raise UserError(
             f'a picture must be (height, width, 1 to 4) of uint8, uint16 or floats, not {image.dtype} {image.shape}'
         )
     check_size(image.shape[1], image.shape[0])
-    image, note = (image, '') if image.dtype == np.uint8 else _levels(image)
+    note = ''
+    if image.dtype != np.uint8:
+        image, top = _levels(image)
+        note = '' if top in (1, 65535) else f'grey levels taken as 0 to {top}'
     image = image.reshape(*image.shape[:2], -1)
     image = _over_white(image) if image.shape[2] in (2, 4) else image
     return image if image.shape[2] == 3 else np.repeat(image, 3, 2), note
 
 
-def _levels(values: Shaped[np.ndarray, '...']) -> tuple[UInt8[np.ndarray, '...'], str]:
-    """Grey levels of a range that their type leaves open, as 0 to 255, and the range that was taken."""
+def _levels(values: Shaped[np.ndarray, '...']) -> tuple[UInt8[np.ndarray, '...'], int]:
+    """Grey levels of a range that their type leaves open, as 0 to 255, and the upper end of the one that was taken."""
     floats = np.issubdtype(values.dtype, np.floating)
     if not np.isfinite(values).all() or values.min() < 0:
         raise UserError('its grey levels must be finite and at least 0; some are not')
@@ -256,7 +260,7 @@ def _levels(values: Shaped[np.ndarray, '...']) -> tuple[UInt8[np.ndarray, '...']
         known = ', '.join(f'0 to {top}' for top in ranges)
         raise UserError(f'grey levels up to {largest:g} leave their range in doubt; scale them to one of {known}')
     scaled = (values if floats else np.float32(values)) * np.float32(255 / top)
-    return np.uint8(np.round(scaled)), f'grey levels taken as 0 to {top}'
+    return np.uint8(np.round(scaled)), top
 
 
 def _over_white(image: UInt8[np.ndarray, 'h w c']) -> UInt8[np.ndarray, 'h w c2']:
