@@ -83,10 +83,10 @@ def checked_box(box: Sequence | Shaped[np.ndarray, '4']) -> Float[np.ndarray, '4
     """
     try:
         array = np.asarray(box, np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         array = np.zeros(0)
     if array.shape != (4,) or not np.isfinite(array).all() or not (array[2:] > array[:2]).all():
-        raise UserError(f'box {box}: must be four numbers x0, y0, x1, y1 with x0 < x1 and y0 < y1')
+        raise UserError(f'box {str(box)[:99]}: must be four numbers x0, y0, x1, y1 with x0 < x1 and y0 < y1')
     return array
 
 
