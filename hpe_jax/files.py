@@ -5,6 +5,7 @@ import json
 import math
 import os
 import socket
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +20,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
       UserError: the folder or the file cannot be written.
     """
     path = Path(path)
-    temporary = path.with_name(f'.{path.stem}.{os.getpid()}{path.suffix}')
+    name = os.fsencode(path.name)  # of up to 255 bytes, which must not grow
+    temporary = path.with_name(f'.{zlib.crc32(name):08x}.{os.getpid()}{path.suffix if len(path.suffix) < 99 else ""}')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -81,7 +83,7 @@ def sync_tree(folder: Path) -> None:
 
 def write_text(path: str | Path, text: str) -> None:
     with replacing(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding='utf-8', errors='surrogateescape')  # file names that are not UTF-8 are kept
 
 
 def write_json(path: str | Path, value) -> None:

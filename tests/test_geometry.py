@@ -128,6 +128,19 @@ def test_a_crops_points_are_where_the_convention_says(shift, size):
     np.testing.assert_allclose(found, [71.3, 55.8], atol=0.06)
 
 
+@pytest.mark.parametrize(('height', 'width'), [(600, 66_000), (66_000, 600), (30_000, 30_000)])
+def test_a_crops_work_follows_its_own_size(height, width):
+    """The pictures are views of one row or column: who looks at all of their pixels needs minutes, and gigabytes."""
+    longer = max(height, width)
+    ramp = np.uint8(np.arange(longer) * 256 // longer)
+    ramp = ramp[None, :, None] if width == longer else ramp[:, None, None]
+    corner = np.array([width - longer, height - longer]) / 2
+    crop = geometry.crop(np.broadcast_to(ramp, (height, width, 3)), (*corner, *(corner + longer)), 128)
+    sums = crop[..., 0].sum(0 if width == longer else 1, dtype=int)  # a thin strip's light is spread over few pixels
+    thickness = 128 * min(height, width) / longer
+    np.testing.assert_allclose(sums, (2 * np.arange(128) + 1) * thickness, atol=2 + thickness, rtol=0.02)
+
+
 def test_a_fine_pattern_does_not_alias():
     checks = np.uint8(np.indices((400, 400)).sum(0) % 2 * 255)
     crop = geometry.crop(checks[..., None].repeat(3, 2), (3.3, 5.7, 390.1, 392.5), 20)

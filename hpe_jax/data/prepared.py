@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import importlib
-import io
 import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -13,12 +12,12 @@ import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Bool, Float, Int
 from ml_collections import ConfigDict
-from PIL import Image
 from tqdm import tqdm
 
 from hpe_jax import files, geometry
 from hpe_jax.data.freihand import folder
 from hpe_jax.errors import UserError
+from hpe_jax.inference import images
 
 # The first half of `config.data.dataset` -> the module of its builder.
 BUILDERS = {
@@ -185,5 +184,5 @@ def channel_statistics(
 
 def _channel_sums(photo: bytes) -> np.ndarray:
     """(3, 3): per channel the number of pixels, the sum, and the sum of squares, in float64."""
-    pixels = np.asarray(Image.open(io.BytesIO(photo)).convert('RGB'), np.float64).reshape(-1, 3) / 255
+    pixels = np.asarray(images.open_jpeg(photo).convert('RGB'), np.float64).reshape(-1, 3) / 255
     return np.stack([np.full(3, len(pixels)), pixels.sum(0), (pixels**2).sum(0)], 1)

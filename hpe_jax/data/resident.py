@@ -8,7 +8,6 @@ in beside the prepared copy.
 
 import dataclasses
 import hashlib
-import io
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,13 +19,13 @@ import jax.numpy as jnp
 import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Int, UInt8
-from PIL import Image
 from tqdm import tqdm
 
 from hpe_jax import files, geometry, sharding
 from hpe_jax.data import prepared
 from hpe_jax.data.prepared import Split
 from hpe_jax.errors import UserError
+from hpe_jax.inference import images
 
 SHARE = 0.9  # of the free memory that photos may take: a step's activations need the rest
 SAMPLES = 5  # photos that are decoded afresh to tell whether a kept file is of this data
@@ -188,5 +187,5 @@ def _keep(split: Split, size: int, path: Path) -> None:
 
 def decode(photo: bytes, size: int) -> UInt8[np.ndarray, '{size} {size} 3']:
     """JPEG bytes to a photo, equal to pipeline.decode's in every grey level."""
-    image = np.asarray(Image.open(io.BytesIO(photo)).convert('RGB'))
+    image = np.asarray(images.open_jpeg(photo).convert('RGB'))
     return geometry.crop(image, (0, 0, image.shape[1], image.shape[0]), size)

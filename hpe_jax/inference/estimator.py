@@ -3,7 +3,7 @@
     from hpe_jax import trained_model
     from hpe_jax import HandPoseEstimator
     estimator = HandPoseEstimator()                    # the model that is shipped; load('runs/unet') takes another
-    hand = estimator(image)                            # (H, W, 3) uint8 RGB, any size
+    hand = estimator('photo.jpg')                      # or an array, (H, W, 3) uint8 RGB, any size
     hand.keypoints, hand.scores                        # (21, 2) pixels of that picture, (21,) in [0, 1]
     hand.handedness, hand.presence                     # 'right' or 'left', probability that there is one
     hands = estimator.detect([image], max_hands=2)[0]  # those that are there
@@ -23,12 +23,13 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from absl import logging
 from flax import nnx
 from jaxtyping import Float, Shaped, UInt8
 
 from hpe_jax import geometry, trained_model
 from hpe_jax.errors import UserError
-from hpe_jax.inference.images import as_rgb
+from hpe_jax.inference.images import Given, picture
 
 HANDS = ('right', 'left', 'auto')
 # Part of the crop that a hand's box takes, for runs that do not tell (checkpoints of older commits, the published
@@ -64,6 +65,10 @@ class HandPose(NamedTuple):
         """x0, y0, x1, y1: tightly around the keypoints, but for those whose score is below half the median."""
         sure = self.keypoints[self.scores >= np.median(self.scores) / 2]
         return np.concatenate([sure.min(0), sure.max(0)])
+
+    def scaled(self, factor: float) -> 'HandPose':
+        """The same in a picture of another size."""
+        return self._replace(keypoints=self.keypoints * factor)
 
 
 class HandPoseEstimator:
@@ -109,12 +114,12 @@ class HandPoseEstimator:
         """
         return cls(trained_model.load(workdir), **options)
 
-    def __call__(self, image: np.ndarray, box: Box | None = None) -> HandPose:
+    def __call__(self, image: Given, box: Box | None = None) -> HandPose:
         """The hand in one picture.
 
         Args:
-          image: (H, W, 3) RGB; or grey, (H, W) or (H, W, 1); or with alpha, (H, W, 2) or (H, W, 4). uint8, uint16, or
-            floats in [0, 1].
+          image: a path, a file's bytes, a Pillow image; or an array, (H, W, 3) RGB; or grey, (H, W) or (H, W, 1); or
+            with alpha, (H, W, 2) or (H, W, 4). uint8, uint16, or floats in [0, 1] or [0, 255], as images.as_rgb.
           box: x0, y0, x1, y1 in pixels, around the hand as tightly as HandPose.box; None: anywhere.
 
         Raises:
@@ -122,40 +127,42 @@ class HandPoseEstimator:
         """
         return self.predict([image], [box])[0]
 
-    def predict(self, images: Sequence[np.ndarray], boxes: Sequence[Box | None] | None = None) -> list[HandPose]:
+    def predict(self, images: Sequence[Given], boxes: Sequence[Box | None] | None = None) -> list[HandPose]:
         """The hand in each of several pictures of any sizes, in one batch; as __call__ otherwise."""
-        images = [as_rgb(image) for image in images]
+        images, scales = _pictures(images)
         boxes = [None] * len(images) if boxes is None else boxes
-        boxes = [box if box is None else geometry.checked_box(box) for box in boxes]
+        boxes = [b if b is None else geometry.checked_box(b) / scale for b, scale in zip(boxes, scales, strict=True)]
         if not images:
             return []
         found = self._of_sides(lambda left: self._find(images, boxes, left))
-        return [max(hands, key=lambda one: one.score) for hands in zip(*found, strict=True)]
+        best = [max(hands, key=lambda one: one.score) for hands in zip(*found, strict=True)]
+        return [one.scaled(scale) for one, scale in zip(best, scales, strict=True)]
 
-    def detect(self, images: Sequence[np.ndarray], max_hands: int = 2) -> list[list[HandPose]]:
+    def detect(self, images: Sequence[Given], max_hands: int = 2) -> list[list[HandPose]]:
         """The hands that reach min_score in each of several pictures, the surest first.
 
         Raises:
           UserError: one is no picture.
         """
-        images = [as_rgb(image) for image in images]
+        images, scales = _pictures(images)
         found = self._of_sides(lambda left: [self._search(image, left) for image in images])
         answers = []
-        for hands in map(list, zip(*found, strict=True)):
+        for *hands, scale in zip(*found, scales, strict=True):
             sure = [one for one in sum(hands, []) if one.score >= self.min_score]
-            answers.append(apart(sure)[:max_hands])
+            answers.append([one.scaled(scale) for one in apart(sure)[:max_hands]])
         return answers
 
-    def follow(self, image: np.ndarray, last: HandPose | Sequence[HandPose]) -> HandPose | list[HandPose]:
+    def follow(self, image: Given, last: HandPose | Sequence[HandPose]) -> HandPose | list[HandPose]:
         """The hand, or hands, in the next frame of a video: one pass, of a crop around where each was.
 
         Raises:
           UserError: it is no picture.
         """
-        hands = [last] if isinstance(last, HandPose) else list(last)
-        images = [as_rgb(image)] * len(hands)
+        (image,), (scale,) = _pictures([image])
+        hands = [one.scaled(1 / scale) for one in ([last] if isinstance(last, HandPose) else last)]
+        images = [image] * len(hands)
         left = [one.handedness == 'left' for one in hands]
-        found = self._pose(images, self._around(hands, images), left, DOUBT)
+        found = [one.scaled(scale) for one in self._pose(images, self._around(hands, images), left, DOUBT)]
         return found[0] if isinstance(last, HandPose) else found
 
     def _of_sides(self, find) -> list:
@@ -261,6 +268,15 @@ class HandPoseEstimator:
         run, name = self.run, 'presence' if 'presence' in self.heads else 'scores'
         infer = trained_model.make_infer(run.config, run.model, self.decoder)
         return jax.jit(lambda state, images: {name: infer(state, images)[name]})
+
+
+def _pictures(given: Sequence[Given]) -> tuple[list[UInt8[np.ndarray, 'h w 3']], list[int]]:
+    """The pictures' arrays, and how many of their pixels one of the array's is."""
+    pictures = [picture(one) for one in given]
+    for one in pictures:
+        if one.note:
+            logging.log_first_n(logging.WARNING, 'A picture has its %s.', 1, one.note)
+    return [one.image for one in pictures], [one.scale for one in pictures]
 
 
 def square_around(box: Shaped[np.ndarray, '4'], part: float, image: np.ndarray) -> Float[np.ndarray, '4']:

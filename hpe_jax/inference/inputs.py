@@ -2,7 +2,9 @@
 
 import glob
 import itertools
-from collections import deque
+import math
+import os
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -43,22 +45,65 @@ def is_video(file: str) -> bool:
 
 
 class Boxes:
-    """The boxes of --boxes, by a file's path as it was given there, or else by its name."""
+    """The boxes of --boxes.
+
+    A file in it is an input if its path, from the boxes' folder or the working directory, is the input's; or else if the
+    input's path ends like it, with its folder's name where it has one. `unmatched`: its files that are no input.
+    """
 
     def __init__(self, path: str, inputs: Sequence[str]):
+        """
+        Raises:
+          UserError: the file cannot be read, its boxes of an input are wrong, or a file in it may be several inputs, or
+            an input several of its files.
+        """
         given = outputs.read_boxes(path) if path else {}
-        for frames in given.values():
-            for box in itertools.chain.from_iterable(frames.values()):
-                geometry.checked_box(box)
-        names = {Path(file).name: frames for file, frames in given.items()}
-        self._of = {file: given.get(file) or names.get(Path(file).name) or {} for file in inputs}
-        if path and not any(self._of.values()):
+        files = _matched(path, list(given), inputs)
+        for box in itertools.chain.from_iterable(b for file in files.values() for b in given[file].values()):
+            geometry.checked_box(box)
+        self._of = {file: given[files[file]] if file in files else {} for file in inputs}
+        self.unmatched = sorted(given.keys() - files.values())
+        if path and not files:
             raise UserError(f'--boxes={path}: none of its files is an input')
 
     def __call__(self, file: str, frame: int | None = None) -> list:
-        """Those of a picture; [None] where none is given. Boxes of a video without a frame are its first frame's."""
+        """Those of a picture; [None] where no box is given. Boxes of a video without a frame are its first frame's."""
         frames = self._of[file]
         return frames.get(frame) or (frame == 0 and frames.get(None)) or [None]
+
+
+def _matched(path: str, given: Sequence[str], inputs: Sequence[str]) -> dict[str, str]:
+    """Input -> the file among those of --boxes that it is."""
+    resolved = {os.path.realpath(file): file for file in inputs}
+    same_name = defaultdict(list)
+    for real, file in resolved.items():
+        same_name[os.path.basename(real)].append((Path(real).parts, file))
+    claims = defaultdict(list)  # input -> (how surely, file) of all that it may be
+    for key in given:
+        reals = {os.path.realpath(os.path.join(folder, key)) for folder in ('.', os.path.dirname(path))}
+        rank, found = math.inf, [resolved[real] for real in sorted(reals) if real in resolved]
+        if not found:
+            parts = [part for part in Path(key).parts if part not in ('/', '.', '..')]
+            tails = [(_common_tail(parts, other), file) for other, file in same_name[parts[-1] if parts else '']]
+            rank = max((tail for tail, _ in tails), default=0)
+            found = [file for tail, file in tails if tail == rank >= min(2, len(parts))]
+        if len(found) > 1:
+            raise UserError(f'--boxes={path}: {key} may be {found[0]} or {found[1]}; give more of its path')
+        for file in found:
+            claims[file].append((rank, key))
+    matched = {}
+    for file, keys in claims.items():
+        best = [key for rank, key in keys if rank == max(keys)[0]]
+        if len(best) > 1:
+            raise UserError(f'--boxes={path}: {file} may be {best[0]} or {best[1]}; give it once, or more of its path')
+        matched[file] = best[0]
+    return matched
+
+
+def _common_tail(a: Sequence[str], b: Sequence[str]) -> int:
+    """How many of the last parts are the same."""
+    pairs = zip(reversed(a), reversed(b), strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def ahead(pool: ThreadPoolExecutor, function: Callable, items: Sequence, number: int) -> Iterator[tuple[str, Future]]:

@@ -2,8 +2,9 @@
 
 An entry is a dict:
 
-    file, frame       the picture's path as it was given; the frame's number in a video, None for a photo
-    time              seconds since the video's begin, None for a photo
+    file, frame       the picture's path as it was given; the frame's number in a video or in a file of several
+                      pictures, None for a photo
+    time              seconds since the video's begin, None for a picture
     width, height     of the picture as it is shown (upright, by its EXIF orientation), pixels
     keypoints         [[x, y] * 21] in pixels of that picture, in the order of hand.JOINTS; pixel centres lie at + 0.5
     scores            height of each keypoint's peak, in [0, 1]
@@ -97,39 +98,54 @@ def _coco(entries: Sequence[Mapping]) -> dict:
 
 
 def read_boxes(path: str | Path) -> dict[str, dict[int | None, list]]:
-    """Boxes by file and frame, to be looked into. Several of one picture are several hands.
+    """Boxes by file and frame, to be looked into. Several of one picture are several hands; a file may have no box.
 
     Args:
-      path: predictions.json or predictions.csv; or JSON of a list of {'file', 'box'}, 'frame' with it for a video; or
-        JSON {file: box}, or {file: [box, ...]}. A box is x0, y0, x1, y1 in pixels.
+      path: predictions.json, predictions.csv, coco.json or another file in COCO's format; or JSON of a list of {'file',
+        'box'}, 'frame' with it for a video; or JSON {file: box}, {file: [box, ...]}, {file: null}. A box is x0, y0, x1,
+        y1 in pixels; a fifth number, a detector's score, is left out.
 
     Raises:
-      UserError: the file cannot be read, or is none of these.
+      UserError: the file cannot be read, or holds something else.
     """
     try:
-        text = Path(path).read_text()
+        text = Path(path).read_text('utf-8', 'surrogateescape')
         if Path(path).suffix.lower() == '.csv':
             rows = [row for row in csv.DictReader(io.StringIO(text)) if not row.get('error')]
             entries = [row | {'box': [float(row[name]) for name in BOX]} for row in rows]
         else:
-            entries = json.loads(text)
-        if isinstance(entries, dict) and 'predictions' in entries:
-            entries = entries['predictions']
-        if isinstance(entries, dict):
-            several = {file: boxes if isinstance(boxes[0], list) else [boxes] for file, boxes in entries.items()}
-            entries = [{'file': file, 'box': box} for file, boxes in several.items() for box in boxes]
+            entries = _box_entries(json.loads(text))
         found = defaultdict(lambda: defaultdict(list))
         for entry in entries:
-            frame = entry.get('frame')
-            found[entry['file']][None if frame in (None, '') else int(frame)].append(list(entry['box']))
+            frame, box = entry.get('frame'), entry['box']
+            boxes = found[entry['file']][None if frame in (None, '') else int(frame)]
+            if box:
+                boxes.append(list(box)[:4] if len(box) == 5 else list(box))
     except OSError as e:
         raise UserError(f'--boxes={path}: cannot be read: {e.strerror}') from e
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as e:
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError) as e:
         raise UserError(
             f'--boxes={path}: no list of boxes ({type(e).__name__}: {e}); it takes JSON such as '
             '{"photo.jpg": [x0, y0, x1, y1]}, or the output of an earlier run'
         ) from e
     return found
+
+
+def _box_entries(content) -> list:
+    """{'file', 'frame', 'box'} of each box of parsed JSON; the box of a file without one is None."""
+    if isinstance(content, list):
+        return content
+    if 'predictions' in content:
+        return content['predictions']
+    if 'annotations' in content:
+        names = {one['id']: {'file': one['file_name'], 'frame': one.get('frame')} for one in content['images']}
+        boxes = [(names[one['image_id']], *one['bbox']) for one in content['annotations']]
+        return [name | {'box': [x, y, x + width, y + height]} for name, x, y, width, height in boxes]
+    several = {
+        file: [None] if boxes in (None, []) else boxes if isinstance(boxes[0], list) else [boxes]
+        for file, boxes in content.items()
+    }
+    return [{'file': file, 'box': box} for file, boxes in several.items() for box in boxes]
 
 
 class Journal:
@@ -143,11 +159,11 @@ class Journal:
         self.entries, self.finished = defaultdict(list), set()
         lines = [json.dumps({'settings': settings})]
         if self._path.exists():
-            before = self._path.read_text(errors='replace').splitlines()
+            before = self._path.read_text('utf-8', 'replace').splitlines()
             if before[:1] == lines:
                 lines += self._recall(before[1:])
         files.write_text(self._path, ''.join(line + '\n' for line in lines))
-        self._stream = self._path.open('a', buffering=1)
+        self._stream = self._path.open('a', buffering=1, encoding='utf-8')
 
     def _recall(self, lines: Sequence[str]) -> list[str]:
         """Takes over the entries of finished files; returns their lines."""
@@ -155,7 +171,7 @@ class Journal:
         for line in lines:
             try:
                 records.append(json.loads(line))
-            except ValueError:  # the last line of a killed run
+            except (ValueError, RecursionError):  # the last line of a killed run
                 break
         self.finished = {record['finished'] for record in records if 'finished' in record}
         for record in records:

@@ -162,6 +162,9 @@ def test_archives_are_downloaded_extracted_and_their_checksums_recorded(freihand
         (lambda f: [shorten(f / f'training_{n}.json') for n in ('K', 'xyz')], 'has labels for 12'),
         (lambda f: (f / 'training_K.json').write_text('[[1, 2'), 'not a list of 3x3 number arrays'),
         (lambda f: (f / 'training_K.json').write_text('[[[1, 2], [3]]]'), 'not a list of 3x3 number arrays'),
+        (lambda f: (f / 'training_K.json').write_text('[' * 100_000), 'not a list of 3x3 number arrays'),
+        (lambda f: (f / 'training_K.json').write_text(f'[{[[10**400] * 3] * 3}]'), 'not a list of 3x3 number arrays'),
+        (lambda f: (f / 'training_K.json').unlink() or (f / 'training_K.json').mkdir(), 'cannot be read: Is a dir'),
         (lambda f: (f / 'training_xyz.json').write_text(json.dumps(np.ones((13, 20, 3)).tolist())), r'\(13, 20, 3\)'),
         (
             lambda f: (f / 'training_xyz.json').write_text(json.dumps(np.zeros((13, 21, 3)).tolist())),
@@ -193,6 +196,21 @@ def test_a_photo_of_another_size_is_named(broken):
     Image.new('RGB', (100, 80)).save(photo)
     with pytest.raises(UserError, match='00000003.jpg: 100x80 pixels'):
         folder.check_photo(photo)
+
+
+def test_a_photo_that_claims_to_be_huge_is_named(broken):
+    photo = broken / 'training/rgb/00000003.jpg'
+    data = bytearray(photo.read_bytes())
+    at = data.index(b'\xff\xc0') + 5
+    data[at : at + 4] = (65000).to_bytes(2, 'big') * 2
+    photo.write_bytes(data)
+    with pytest.raises(UserError, match='00000003.jpg: 65000x65000 pixels, but FreiHAND photos are 224x224'):
+        folder.check_photo(photo)
+
+
+def test_files_that_macos_adds_are_no_photos(broken):
+    (broken / 'training/rgb/._00000000.jpg').write_bytes(b'\0\5\x16\7')
+    assert len(folder.find(broken, 'training').photos) == 52
 
 
 def test_full_from_green_screen_photos_alone(tmp_path):

@@ -103,8 +103,13 @@ def test_arrays_of_every_kind():
         (np.zeros((4, 4, 5), np.uint8), r'not uint8 \(4, 4, 5\)'),
         (np.zeros(4, np.uint8), r'not uint8 \(4,\)'),
         (np.zeros((0, 4, 3), np.uint8), 'a picture of 4 x 0 pixels shows nothing'),
-        (np.full((4, 4), 7.0), r'floats must lie in \[0, 1\]'),
-        (np.full((4, 4), np.nan), r'floats must lie in \[0, 1\]'),
+        (np.full((4, 4), 7.0), 'up to 7 leave their range in doubt; scale them to one of 0 to 1, 0 to 255'),
+        (np.full((4, 4), 256.0), 'leave their range in doubt'),
+        (np.full((4, 4), 500, np.uint16), 'scale them to one of 0 to 255, 0 to 4095, 0 to 65535'),
+        (np.full((4, 4), 9000, np.uint16), 'leave their range in doubt'),
+        (np.full((4, 4), np.nan), 'must be finite and at least 0'),
+        (np.full((4, 4), -0.1), 'must be finite and at least 0'),
+        (np.zeros((65500, 3, 3), np.uint8), 'a picture of 3 x 65500 pixels is over 200 times as long as wide; crop it'),
     ],
 )
 def test_arrays_that_are_no_picture_are_told(array, message):
@@ -128,3 +133,159 @@ def test_files_that_are_no_picture_are_told(tmp_path, kind):
     with pytest.raises(UserError, match=r'photo\.jpg: (no picture that can be read|cannot be read: .+)') as raised:
         images.read(path)
     assert '\n' not in str(raised.value) and str(raised.value).count(str(path)) == 1
+
+
+def tiff(values: np.ndarray) -> bytes:
+    return saved(Image.fromarray(values), 'TIFF')
+
+
+@pytest.mark.parametrize('top', [1.0, 255.0, 255, 4095, 65535])
+def test_ranges_that_the_type_leaves_open_are_taken_by_the_largest_value_and_stated(top):
+    grey = PICTURE[..., 0] / PICTURE[..., 0].max()
+    levels = np.float32(grey * top) if isinstance(top, float) else np.uint16(np.round(grey * top))
+    expected = np.repeat(np.round(grey * 255)[..., None], 3, 2)
+    for given in (tiff(levels), levels):
+        found = images.picture(given)
+        np.testing.assert_allclose(found.image, expected, atol=1)
+        own = given is levels and top in (1, 65535)  # which nobody need be told
+        assert found.note == ('' if own else f'grey levels taken as 0 to {top:g}') and found.size == (48, 32)
+
+
+@pytest.mark.parametrize(
+    'levels',
+    [np.full((8, 8), np.nan, np.float32), np.full((8, 8), -1.0, np.float32), np.full((8, 8), 7.0, np.float32)]
+    + [np.full((8, 8), 500, np.uint16), np.full((8, 8), 9000, np.uint16), np.full((8, 8), 70_000, np.int32)],
+)
+def test_ranges_in_doubt_are_refused(levels):
+    with pytest.raises(UserError, match=r'a\.tif: (its grey levels must be finite|grey levels up to .* in doubt)'):
+        images.read(tiff(levels), 'a.tif')
+
+
+def test_formats_whose_type_settles_the_range_keep_it():
+    dark = np.full((8, 8), 500, np.uint16)
+    found = images.picture(saved(Image.fromarray(dark), 'PNG'))
+    assert found.note == '' and (found.image == 2).all()
+
+
+def test_white_is_zero_in_sixteen_bits():
+    data = saved(Image.fromarray(np.uint16(PICTURE[..., 0]) * 257), 'TIFF', tiffinfo={262: 0})
+    np.testing.assert_array_equal(images.read(data)[..., 0], 255 - PICTURE[..., 0])
+
+
+def test_only_listed_raster_formats_are_opened(monkeypatch):
+    from PIL import EpsImagePlugin
+
+    monkeypatch.setattr(EpsImagePlugin, 'Ghostscript', lambda *_: pytest.fail('Ghostscript was started'))
+    eps = b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n'
+    for data in (eps, saved(Image.fromarray(PICTURE), 'PCX'), saved(Image.fromarray(PICTURE), 'ICO')):
+        with pytest.raises(images.NoPicture, match='a.png: no picture that can be read'):
+            images.read(data, 'a.png')
+    assert {'.jpg', '.jfif', '.jpe', '.mpo', '.tga', '.heic', '.webp'} < images.suffixes()
+    assert not {'.eps', '.ps', '.pdf', '.wmf', '.mpg', '.txt'} & images.suffixes()
+
+
+def header(width: int, height: int) -> bytes:
+    """A JPEG that claims to be so large."""
+    data = bytearray(saved(Image.fromarray(PICTURE), 'JPEG'))
+    at = data.index(b'\xff\xc0') + 5
+    data[at : at + 4] = height.to_bytes(2, 'big') + width.to_bytes(2, 'big')
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ('width', 'height', 'message'),
+    [
+        (65000, 65000, 'a.jpg: a picture of 65000 x 65000 pixels is over the limit of 250 million; shrink it'),
+        (65500, 3, 'a.jpg: a picture of 65500 x 3 pixels is over 200 times as long as wide; crop it'),
+    ],
+)
+def test_one_limit_of_our_own(width, height, message):
+    with pytest.raises(UserError, match=message):
+        images.read(header(width, height), 'a.jpg')
+    images.check_size(16320, 12240)  # which phones take
+
+
+def test_large_jpegs_are_read_reduced(monkeypatch):
+    monkeypatch.setattr(images, 'REDUCED', 1000)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    found = images.picture(saved(Image.fromarray(PICTURE[:, :31]), 'JPEG', exif=exif, quality=95))
+    assert (found.scale, found.size, found.image.shape) == (1, (32, 31), (31, 32, 3))
+    found = images.picture(saved(Image.fromarray(PICTURE[:, :43]), 'JPEG', exif=exif, quality=95))
+    assert (found.scale, found.size, found.image.shape) == (2, (32, 43), (22, 16, 3))
+    upright = np.rot90(PICTURE[:, :42], -1)[::2, ::2].astype(int)
+    assert np.abs(found.image[:21] - upright).mean() < 8
+    assert images.picture(saved(Image.fromarray(PICTURE), 'PNG')).scale == 1
+
+
+FRAMES = [Image.fromarray(np.roll(PICTURE, 7 * i, 1)) for i in range(3)]
+SEVERAL = {'save_all': True, 'append_images': FRAMES[1:]}
+
+
+@pytest.mark.parametrize(
+    ('kind', 'options', 'animated'),
+    [
+        ('GIF', {'duration': 70}, True),
+        ('WEBP', {'duration': 70, 'lossless': True}, True),
+        ('PNG', {'duration': 70}, True),
+        ('TIFF', {}, False),
+        ('MPO', {'quality': 95}, False),
+    ],
+)
+def test_files_of_several_images(kind, options, animated):
+    data = saved(FRAMES[0], kind, **SEVERAL, **options)
+    with pytest.raises(images.Several, match='a: holds 3 images but one is wanted; ') as raised:
+        images.read(data, 'a')
+    assert raised.value.animated == animated
+    first = images.read(data, first_frame=True)
+    with images.opened(data) as opened:
+        indices, found, seconds = zip(*images.frames(opened), strict=True)
+    np.testing.assert_array_equal(first, found[0].image)
+    assert indices == (0, 1, 2) and (not animated or seconds == (0.07,) * 3)
+    for frame, one in zip(FRAMES, found, strict=True):
+        assert np.abs(one.image.astype(int) - np.asarray(frame)).mean() < 12
+
+
+def test_thumbnails_gain_maps_masks_and_default_images_are_no_pictures():
+    small = FRAMES[0].resize((24, 16))
+    stereo = saved(FRAMES[0], 'MPO', save_all=True, append_images=[FRAMES[1], small, FRAMES[0].convert('L')])
+    with images.opened(stereo) as opened:
+        assert images.pages(opened) == [0, 1]
+        assert [one.size for _, one, _ in images.frames(opened)] == [(48, 32)] * 2
+    second = stereo.index(b'\xff\xd8\xff', 9)
+    xmp = b'<x hdrgm:Version="1.0"/>'
+    gain = stereo[: second + 2] + b'\xff\xe1' + (len(xmp) + 2).to_bytes(2, 'big') + xmp + stereo[second + 2 :]
+    for only_one in (gain, stereo[:second]):
+        assert images.read(only_one).shape == (32, 48, 3)
+    default = saved(FRAMES[0], 'PNG', default_image=True, duration=70, **SEVERAL)
+    with images.opened(default) as opened:
+        assert images.pages(opened) == [1, 2]
+    with io.BytesIO() as stream:
+        for i, kind in enumerate((0, 1, 4)):
+            FRAMES[i].save(stream, 'TIFF', tiffinfo={254: kind}, **({'append': True} if i else {}))
+        assert images.read(stream.getvalue()).shape == (32, 48, 3)
+
+
+def test_pillows_own_images_are_converted_as_files_are():
+    palette = Image.fromarray(PICTURE[..., 0]).convert('P')
+    np.testing.assert_array_equal(images.picture(palette).image[..., 2], PICTURE[..., 0])
+
+
+HEIC = b'\0\0\0\x1cftypheic\0\0\0\0mif1heic'
+
+
+def test_heic_asks_for_its_package(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, 'pillow_heif', None)
+    with pytest.raises(UserError, match='a.heic: a HEIC picture needs pillow-heif: pip install pillow-heif'):
+        images.read(HEIC, 'a.heic')
+
+
+def test_heic_is_read_where_its_package_is_installed():
+    heif = pytest.importorskip('pillow_heif', reason='HEIC pictures need pillow-heif, which is optional')
+    stream = io.BytesIO()
+    heif.from_pillow(Image.fromarray(PICTURE)).save(stream, quality=95)
+    assert np.abs(images.read(stream.getvalue()).astype(int) - PICTURE).mean() < 8
+    with pytest.raises(UserError, match='a.heic: no picture that can be read'):
+        images.read(HEIC, 'a.heic')

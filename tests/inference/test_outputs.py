@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 
 import numpy as np
 import pytest
@@ -74,13 +75,20 @@ def test_coco_is_cocos(tmp_path):
     assert len(category['skeleton']) == 20 and content['errors'] == ERRORS
 
 
-@pytest.mark.parametrize('form', ['json', 'csv'])
+@pytest.mark.parametrize('form', outputs.FORMATS)
 def test_an_output_is_boxes(tmp_path, form):
     boxes = outputs.read_boxes(outputs.write(tmp_path, form, ENTRIES, ERRORS, {}))
-    assert boxes == {
-        'a.jpg': {None: [ENTRIES[0]['box'], ENTRIES[1]['box']]},
-        'v, 1.mp4': {0: [ENTRIES[2]['box']], 1: [ENTRIES[3]['box']]},
-    }
+    assert {file: set(frames) for file, frames in boxes.items()} == {'a.jpg': {None}, 'v, 1.mp4': {0, 1}}
+    found = [*boxes['a.jpg'][None], *boxes['v, 1.mp4'][0], *boxes['v, 1.mp4'][1]]
+    np.testing.assert_allclose(found, [one['box'] for one in ENTRIES], rtol=1e-12)
+
+
+def test_names_that_are_not_utf8_survive(tmp_path):
+    name = os.fsdecode(b'caf\xe9.jpg')
+    for form in outputs.FORMATS:
+        written = outputs.write(tmp_path, form, [entry(name)], [{'file': name, 'error': f'{name}: so'}], {})
+        assert list(outputs.read_boxes(written)) == [name]
+    assert b'caf\xe9.jpg' in (tmp_path / 'predictions.csv').read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -91,13 +99,25 @@ def test_boxes_by_hand(tmp_path, content):
     assert outputs.read_boxes(tmp_path / 'boxes.json') == {'a.jpg': {None: [[1, 2, 3, 4]]}}
 
 
-@pytest.mark.parametrize('content', ['no json', '3', '{"a.jpg": 3}', '[{"file": "a.jpg"}]', '{"a.jpg": []}', '[[1]]'])
+@pytest.mark.parametrize('none', [[], None, [[]]])
+def test_a_file_may_have_no_box(tmp_path, none):
+    (tmp_path / 'boxes.json').write_text(json.dumps({'a.jpg': [[1, 2, 3, 4, 0.9]], 'b.jpg': none}))
+    assert outputs.read_boxes(tmp_path / 'boxes.json') == {'a.jpg': {None: [[1, 2, 3, 4]]}, 'b.jpg': {None: []}}
+
+
+@pytest.mark.parametrize(
+    'content',
+    ['no json', '3', '{"a.jpg": 3}', '[{"file": "a.jpg"}]', '[[1]]', '[' * 100_000, '[{"image_id": 1, "bbox": [1]}]']
+    + ['{"annotations": [{"image_id": 1, "bbox": [1, 2, 3, 4]}], "images": []}'],
+)
 def test_what_are_no_boxes_is_told(tmp_path, content):
     (tmp_path / 'boxes.json').write_text(content)
     with pytest.raises(UserError, match=r'boxes\.json: no list of boxes .*it takes JSON such as'):
         outputs.read_boxes(tmp_path / 'boxes.json')
     with pytest.raises(UserError, match='absent.json: cannot be read: No such file'):
         outputs.read_boxes(tmp_path / 'absent.json')
+    with pytest.raises(UserError, match='cannot be read: Is a directory'):
+        outputs.read_boxes(tmp_path)
 
 
 def test_a_journal_gives_what_was_finished_and_no_more(tmp_path):

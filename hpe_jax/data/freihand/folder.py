@@ -12,10 +12,10 @@ import json
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from hpe_jax.data.features import PHOTO_SIZE, VERSIONS
 from hpe_jax.errors import UserError
+from hpe_jax.inference import images
 
 WHERE = 'extract FreiHAND_pub_v2.zip and give the folder that holds training_xyz.json'
 
@@ -82,9 +82,10 @@ def check_photo(path: Path) -> None:
       UserError: it is not a whole JPEG of PHOTO_SIZE x PHOTO_SIZE; names its path.
     """
     try:
-        with Image.open(path, formats=['JPEG']) as photo:
-            photo.load()
+        with images.open_jpeg(path) as photo:
             size = photo.size
+            if size == (PHOTO_SIZE, PHOTO_SIZE):
+                photo.load()
     except (OSError, SyntaxError) as e:
         raise UserError(f'{path}: unreadable or truncated JPEG; extract the archive again') from e
     if size != (PHOTO_SIZE, PHOTO_SIZE):
@@ -96,7 +97,7 @@ def _locate(root: Path, suffix: str) -> Path | None:
 
 
 def _photos(rgb: Path) -> list[Path]:
-    photos = sorted(rgb.glob('*.jpg'))
+    photos = sorted(path for path in rgb.glob('*.jpg') if not path.name.startswith('._'))  # of macOS, beside each file
     if not photos:
         raise UserError(f'{rgb} holds no photos (*.jpg); {WHERE}')
     for i, photo in enumerate(photos):
@@ -108,7 +109,9 @@ def _photos(rgb: Path) -> list[Path]:
 def _labels(path: Path, shape: tuple[int, int]) -> np.ndarray:
     try:
         labels = np.asarray(json.loads(path.read_text()), np.float64)
-    except (ValueError, TypeError) as e:  # broken JSON, ragged lists, or no numbers
+    except OSError as e:
+        raise UserError(f'{path}: cannot be read: {e.strerror}') from e
+    except (ValueError, TypeError, OverflowError, RecursionError) as e:  # broken or deep JSON, ragged lists, no numbers
         raise UserError(f'{path}: not a list of {shape[0]}x{shape[1]} number arrays, one a photo') from e
     if labels.ndim != 3 or labels.shape[1:] != shape or not len(labels):
         raise UserError(f'{path}: shape {labels.shape}, but FreiHAND has (n, {shape[0]}, {shape[1]})')
