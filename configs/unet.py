@@ -32,7 +32,7 @@ def get_config() -> ConfigDict:
     # joints and handedness may be lists, too, with a value for each set.
     data.manual_dir = ''  # an extracted FreiHAND folder ('' downloads the archives), or one for 'coco_hands'
     # Of 'coco_hands' (hpe_jax/data/coco_hands/README.md), your own photos with COCO keypoint JSON:
-    data.relative_hand_size = 0.375  # the fraction of a crop that the hand's box takes
+    data.relative_hand_size = 0.47  # the fraction of a crop that the hand's box takes
     data.joints = 'freihand'  # the order of its keypoints: or 'interhand', 'rhd', 'names' (by those in the JSON)
     data.handedness = 'right'  # of hands whose annotation does not say
     data.data_dir = ''  # where prepared data is kept; '' is TFDS' own place, ~/tensorflow_datasets

@@ -54,7 +54,7 @@ RANGES = {
     **{f'augment.{name}': limits for name, limits in augment.RANGES.items()},
 }
 # Fields that older run directories do not have, and what they stand for there.
-ADDED = {'data.relative_hand_size': 0.375, 'data.joints': 'freihand', 'data.handedness': 'right'}
+ADDED = {'data.relative_hand_size': 0.47, 'data.joints': 'freihand', 'data.handedness': 'right'}
 FORMAT_VERSION = 1  # of a run directory: what config.json and the checkpoints hold
 
 

@@ -85,16 +85,9 @@ def predict_some(config: ConfigDict, model: nnx.Module, splits: dict[str, source
         return batch, heatmaps, trained_model.decode(config, heatmaps, config.eval.decoder)
 
     predicted = predict(sharding.replicate(nnx.state(model)), batch)
-    found = jax.tree.map(lambda array: np.array(array)[:num_images], predicted)
-    return found if source.left is None else mirror_back(*found, source.left[indices])
-
-
-def mirror_back(batch: dict, heatmaps: np.ndarray, keypoints: np.ndarray, left: np.ndarray) -> tuple:
-    """Left hands, which are stored mirrored, as they were photographed; in place."""
-    for maps in (batch['image'], heatmaps):
-        maps[left] = maps[left, :, ::-1]
-    for points in (batch['keypoints'], keypoints):
-        points[left, :, 0] = 1 - points[left, :, 0]
+    batch, heatmaps, keypoints = jax.tree.map(lambda array: np.array(array)[:num_images], predicted)
+    if source.left is not None:
+        visualize.mirror_back(source.left[indices], (batch['image'], heatmaps), (batch['keypoints'], keypoints))
     return batch, heatmaps, keypoints
 
 

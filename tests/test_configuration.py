@@ -126,6 +126,12 @@ def test_processes_of_one_run_have_one_config_in_one_place(tmp_path):
         ({'optimizer.schedule': 'step'}, "config.optimizer.schedule='step': unknown; choose from plateau, cosine"),
         ({'loss.presence': 1.0}, 'config.loss.presence=1.0: unet has no such head; set 0'),
         ({'augment.left': 1.5}, 'config.augment.left=1.5: must lie between 0 and 1'),
+        (
+            {'data.joints': 'freihand, nyu'},
+            "config.data.joints='nyu': unknown; choose from freihand, rhd, interhand, names",
+        ),
+        ({'data.handedness': 'both'}, "config.data.handedness='both': unknown; choose from right, left"),
+        ({'data.relative_hand_size': 0.0}, 'config.data.relative_hand_size=0.0: must lie between 0 and 1'),
     ],
 )
 def test_what_does_not_go_with_the_network_is_refused(change, message):
@@ -172,3 +178,16 @@ def test_every_number_of_the_recipes_has_a_range():
         numbers = {name for name, x in configuration.fields(recipe.get_config()).items() if type(x) in (int, float)}
         unknown = {name for name in numbers - configuration.RANGES.keys() - free if 'options' not in name}
         assert not {name for name in unknown if not name.startswith('eval.decoders')}
+
+
+def test_fields_that_an_older_run_directory_lacks_have_their_meaning_there(tmp_path):
+    config = tiny.get_config()
+    nested = config.to_dict()
+    for field in configuration.ADDED:
+        del nested['data'][field.partition('.')[2]]
+    (tmp_path / 'config.json').write_text(json.dumps({'format_version': 1, **nested}))
+    assert configuration.load(tmp_path, {'data.joints': 'rhd'}).data.joints == 'rhd'
+    configuration.check_same(config, tmp_path)
+    config.data.handedness = 'left'
+    with pytest.raises(UserError, match="data.handedness was 'right' and is now 'left'"):
+        configuration.check_same(config, tmp_path)

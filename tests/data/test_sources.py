@@ -71,6 +71,7 @@ def test_a_set_without_training_photos_is_named(config):
         sources.open_data(with_source(config, 'tfdata', train_split='train[9:]'))
 
 
+@pytest.mark.slow
 def test_a_mixtures_run_that_was_stopped_goes_on_bit_for_bit(config, tmp_path):
     config = with_source(config, 'resident')
     config.train.epochs = 2

@@ -27,7 +27,7 @@ class CropsConfig(tfds.core.BuilderConfig):
     """How hands are read and cropped; all but `size` are the fields of config.data with their names."""
 
     size: int = features.PHOTO_SIZE  # side of the crops, pixels
-    relative_hand_size: float = 0.375
+    relative_hand_size: float = 0.47
     joints: str = 'freihand'
     handedness: str = 'right'
 
