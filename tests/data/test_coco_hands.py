@@ -311,8 +311,7 @@ def test_entries_are_those_of_json_at_any_chunk(tmp_path, monkeypatch, chunk):
     assert list(stream.entries(tmp_path / 'a.json')) == expected
 
 
-def test_a_large_json_takes_less_than_twice_its_size(tmp_path):
-    """And shows its progress."""
+def test_a_large_json_takes_less_than_twice_its_size_and_shows_its_progress(tmp_path, monkeypatch):
     (tmp_path / '1.png').touch()
     rng = np.random.default_rng(0)
     images = [{'id': i, 'file_name': '1.png', 'width': 640, 'height': 480, 'coco_url': 60 * 'x'} for i in range(2000)]
@@ -325,12 +324,14 @@ def test_a_large_json_takes_less_than_twice_its_size(tmp_path):
     path = tmp_path / 'hands.json'
     path.write_text(json.dumps(drawn_coco.coco(images, labels)))
     shown = io.StringIO()
+    monkeypatch.setattr(shown, 'isatty', lambda: True)
     tracemalloc.start()
     with contextlib.redirect_stderr(shown):
         hands = annotations.load(tmp_path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert sum(map(len, hands.values())) == 2000
+    assert 'Reading hands.json: 100%' in shown.getvalue()
     assert peak < 2 * path.stat().st_size, f'{peak / path.stat().st_size:.2f} times its size'
 
 
