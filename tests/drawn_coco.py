@@ -120,12 +120,16 @@ def _wholebody(folder: Path, hands: list[Drawn], _: str) -> list[Drawn]:
         _save(folder / f'val2017/{i:012d}.jpg', image)
         images.append({'id': i, 'file_name': f'{i:012d}.jpg', 'width': image.width, 'height': image.height})
         annotation = {'id': i, 'image_id': i, 'category_id': 1, 'keypoints': [1, 2, 2] * 17, 'bbox': [0, 0, 9, 9]}
-        for side, keypoints in (('right', right), ('left', left)):
-            ordered.append(Drawn(image, keypoints, side))
-            annotation |= {f'{side}hand_kpts': points(keypoints).ravel().tolist(), f'{side}hand_valid': True}
-            annotation[f'{side}hand_box'] = box(keypoints)
-        nobody = {f'{side}hand_{key}': value for side in ('left', 'right') for key, value in
-                  (('kpts', [0.0] * 63), ('valid', False), ('box', [0.0] * 4))}  # fmt: skip
-        annotations += [annotation, {'id': 1000 + i, 'image_id': i, 'category_id': 1, 'keypoints': [0] * 51} | nobody]
+        for handedness, keypoints in (('right', right), ('left', left)):
+            ordered.append(Drawn(image, keypoints, handedness))
+            annotation |= _wholebody_hand(handedness, points(keypoints).ravel().tolist(), True, box(keypoints))
+        nobody = {'id': 1000 + i, 'image_id': i, 'category_id': 1, 'keypoints': [0] * 51}
+        for handedness, valid in (('right', False), ('left', True)):
+            nobody |= _wholebody_hand(handedness, [0.0] * 63, valid, [0.0] * 4)
+        annotations += [annotation, nobody]
     _dump(folder / 'coco_wholebody_whole.json', coco(images, annotations, ('nose',)))
     return ordered
+
+
+def _wholebody_hand(handedness: str, keypoints: list[float], valid: bool, box: list[float]) -> dict:
+    return {f'{handedness}hand_{key}': x for key, x in (('kpts', keypoints), ('valid', valid), ('box', box))}

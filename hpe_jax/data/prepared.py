@@ -28,11 +28,8 @@ BUILDERS = {
     'synthetic_hands': 'hpe_jax.data.synthetic_hands.synthetic_hands_dataset_builder',
     'coco_hands': 'hpe_jax.data.coco_hands.coco_hands_dataset_builder',
 }
-PER_MEMBER = (
-    'manual_dir',
-    'joints',
-    'handedness',
-)  # fields of config.data that may differ between the sets of a mixture
+# Fields of config.data of which each data set of a mixture may have its own value.
+PER_MEMBER = ('manual_dir', 'joints', 'handedness')
 
 
 class Member(NamedTuple):
@@ -126,7 +123,7 @@ class Split:
     labelled: (n, 21) bool, false where a keypoint has no label; None: all have.
     left: (n,) bool, a left hand, which is stored mirrored; None: all are right.
     side: (n,) float32, of the stored crop in pixels of the original photo; None where photos are stored as they are.
-    mixture: number and weight of the examples of each of several data sets, in their order; () of a single one.
+    mixture: size and weight of each of several data sets, in their order; () of a single one.
     """
 
     photos: np.ndarray
@@ -149,8 +146,8 @@ class Split:
         return inside if self.labelled is None else inside & self.labelled
 
     @property
-    def parts(self) -> tuple[tuple[int, float], ...]:
-        """Number and weight of the examples of each data set, as `mixed_order` takes them."""
+    def sets(self) -> tuple[tuple[int, float], ...]:
+        """Size and weight of each data set, as `mixed_order` takes them."""
         return self.mixture or ((len(self), 1.0),)
 
 
@@ -254,21 +251,22 @@ def epoch_order(num_examples: int, length: int, seed: int, epoch: int) -> np.nda
     return np.concatenate([rng.permutation(num_examples) for _ in range(passes)])[:length]
 
 
-def mixed_order(parts: Sequence[tuple[int, float]], length: int, seed: int, epoch: int) -> Int[np.ndarray, ' {length}']:
-    """`epoch_order` of several sets that lie one after the other, each given as (number of examples, weight).
+def mixed_order(sets: Sequence[tuple[int, float]], length: int, seed: int, epoch: int) -> Int[np.ndarray, ' {length}']:
+    """`epoch_order` of several sets that lie one after the other.
 
     Each set gets its weight's fraction of the epoch, to the next whole example, and each of its examples comes once
     before any comes twice.
+
+    sets: (number of examples, weight) of each.
     """
-    if len(parts) == 1:
-        return epoch_order(parts[0][0], length, seed, epoch)
-    numbers, weights = map(np.array, zip(*parts, strict=True))
+    if len(sets) == 1:
+        return epoch_order(sets[0][0], length, seed, epoch)
+    sizes, weights = map(np.array, zip(*sets, strict=True))
     ends = np.round(length * weights.cumsum() / weights.sum()).astype(int)
-    starts, rng = numbers.cumsum() - numbers, np.random.default_rng((seed, epoch))
-    drawn = []
-    for start, number, count in zip(starts, numbers, np.diff(ends, prepend=0), strict=True):
-        passes = [rng.permutation(number) for _ in range(-(-count // number))]
-        drawn.append(start + np.concatenate([*passes, np.zeros(0, np.int64)])[:count])
+    rng, drawn = np.random.default_rng((seed, epoch)), []
+    for first, size, count in zip(sizes.cumsum() - sizes, sizes, np.diff(ends, prepend=0), strict=True):
+        passes = [rng.permutation(size) for _ in range(-(-count // size))]
+        drawn.append(first + np.concatenate([*passes, np.zeros(0, np.int64)])[:count])
     return rng.permutation(np.concatenate(drawn))
 
 

@@ -42,14 +42,14 @@ class Resident:
     def __init__(self, split: Split):
         held = {'image': split.photos, 'keypoints': split.keypoints, 'visible': split.visible}
         self.arrays = {name: _spread(array) for name, array in held.items()}
-        self._length, self.left, self._parts = len(split), split.left, split.parts
+        self._length, self.left, self._sets = len(split), split.left, split.sets
 
     def __len__(self) -> int:
         return self._length
 
     def order(self, seed: int, epoch: int, steps: int, batch_size: int) -> Int[np.ndarray, '{steps} {batch_size}']:
         """The indices of a training epoch; made by the host, so that they are those of every other source."""
-        return prepared.mixed_order(self._parts, steps * batch_size, seed, epoch).reshape(steps, batch_size)
+        return prepared.mixed_order(self._sets, steps * batch_size, seed, epoch).reshape(steps, batch_size)
 
     def epochs(self, seed: int, first: int, steps: int, batch_size: int) -> Iterator[dict]:
         """Endless training batches, `steps` per epoch, from epoch `first` on.

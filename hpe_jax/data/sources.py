@@ -99,8 +99,8 @@ def open_data(config: ConfigDict) -> Data:
         splits = _load(config, expressions, members, builders)
     for name, split in splits.items():
         sharding.say(f'{name:10s} {len(split):6d} images ({data.dataset} {expressions[name]})')
-    for (number, _), member in zip(splits['train'].parts, members, strict=True):
-        if not number:
+    for (size, _), member in zip(splits['train'].sets, members, strict=True):
+        if not size:
             raise UserError(f'config.data.train_split={data.train_split!r} of {member.data.dataset} holds no photos')
     if not len(splits['validation']):
         sharding.say('No images to validate on: no early stopping, and the best checkpoint is by the training loss.')
@@ -125,11 +125,10 @@ def open_data(config: ConfigDict) -> Data:
 
 def _channel_statistics(builders: list, train: prepared.Split, data: ConfigDict) -> tuple[np.ndarray, np.ndarray]:
     """Those of each set's training split, pooled by the sets' weights."""
-    numbers, weights = zip(*train.parts, strict=True)
-    photos = np.split(train.photos, np.cumsum(numbers)[:-1])
+    sizes, weights = zip(*train.sets, strict=True)
     of_sets = [
-        prepared.channel_statistics(builder, data.train_split, part.tolist() if data.source == 'tfdata' else None)
-        for builder, part in zip(builders, photos, strict=True)
+        prepared.channel_statistics(builder, data.train_split, photos.tolist() if data.source == 'tfdata' else None)
+        for builder, photos in zip(builders, np.split(train.photos, np.cumsum(sizes)[:-1]), strict=True)
     ]
     if len(of_sets) == 1:
         return of_sets[0]

@@ -58,7 +58,7 @@ def test_every_dialect_gives_the_hands_that_were_drawn(dialect, tmp_path):
     assert len(found) == 40 and len({example['name'] for example in found}) == 40
     for example, one in zip(found, hands, strict=True):
         np.testing.assert_allclose(in_original(example), one.keypoints, atol=1e-3)
-        assert annotations.SIDES[example['handedness']] == one.handedness
+        assert annotations.HANDEDNESS[example['handedness']] == one.handedness
         assert example['labelled'].all() and not example['occluded'].any()
         crop = geometry.crop(np.asarray(one.image.convert('RGB')), example['crop'], 224)
         crop = crop[:, ::-1] if one.handedness == 'left' else crop
@@ -209,7 +209,7 @@ def test_a_bad_image_is_reported_and_nothing_is_left_under_the_final_name(plain,
         ('[1, 2]', "not COCO keypoint JSON .*found '\\['"),
         ('{"images": [{"id": 1}], "annotations": [', 'not COCO keypoint JSON'),
         ('{"images": [{"id": 1}], "annotations"', 'it ends too early'),
-        ('{"images": [3]}', 'found one of images without an id'),
+        ('{"images": [3]}', 'found an entry of images without an id'),
         ('{"images": [{"id": 1}, {"id": 1}]}', 'image 1: its id is there twice'),
         ('{"annotations": []}', 'labels no hand'),
     ],
@@ -276,10 +276,8 @@ def test_options_give_another_prepared_copy(plain, tmp_path):
 
 def test_handedness_is_the_configs_where_the_annotation_does_not_say(plain):
     path = edit(plain, lambda a, _: a.pop('handedness'))
-    assert [annotations.load(path, handedness=side)['train'][3].handedness for side in ('left', 'right')] == [
-        'left',
-        'right',
-    ]
+    for handedness in ('left', 'right'):
+        assert annotations.load(path, handedness=handedness)['train'][3].handedness == handedness
 
 
 def test_images_are_found_by_the_last_parts_of_their_names(tmp_path):

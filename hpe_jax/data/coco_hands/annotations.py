@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 import os
 import re
 from collections import defaultdict
@@ -13,15 +14,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from hpe_jax import hand
 from hpe_jax.data.coco_hands import stream
 from hpe_jax.data.features import split_bounds
 from hpe_jax.errors import UserError
+from hpe_jax.hand import JOINTS, NUM_KEYPOINTS, ORDERS
 
 SPLITS = {'train': 'train', 'training': 'train', 'val': 'validation', 'valid': 'validation', 'validation': 'validation'}
 SPLITS |= {'test': 'test', 'testing': 'test'}  # words in a JSON's name -> the split
 EXPECTED = 'expected train.json, val.json and test.json, or one JSON for all; config.data.manual_dir may name it'
-SIDES = ('right', 'left')
+HANDEDNESS = ('right', 'left')
 
 
 @dataclasses.dataclass(frozen=True, eq=False, slots=True)
@@ -31,7 +32,7 @@ class Hand:
     source: Path  # the JSON
     annotation: int | str  # its id there
     image: str  # its path: text, of which hundreds of thousands take little memory
-    size: tuple | None  # (width, height) of the image in the JSON; None where it does not say
+    size: tuple | None  # (width, height) of the image in the JSON; None where it has none
     points: Float[np.ndarray, '21 3']  # float32: (x, y, v), in the order of hand.JOINTS
     box: Float[np.ndarray, '4']  # x0, y0, x1, y1
     handedness: str
@@ -55,7 +56,7 @@ def load(root: str | Path, joints: str = 'freihand', handedness: str = 'right') 
 
     Args:
       joints: the order of the JSON's keypoints: one of hand.ORDERS, or 'names' (of its category).
-      handedness: of hands whose annotation does not say.
+      handedness: of hands whose annotation has none.
 
     Raises:
       UserError: files are missing or unreadable, or an annotation cannot be used; names the file and its id.
@@ -68,10 +69,11 @@ def load(root: str | Path, joints: str = 'freihand', handedness: str = 'right') 
     if '' not in hands:
         _check_apart(hands)
         return hands
-    images = list(dict.fromkeys(one.image for one in hands['']))
-    place = {image: i for i, image in enumerate(images)}
-    bounds = split_bounds(len(images))
-    return {split: [one for one in hands[''] if place[one.image] in ids] for split, ids in bounds.items() if ids}
+    index = {}
+    for hand in hands['']:
+        index.setdefault(hand.image, len(index))
+    bounds = split_bounds(len(index))
+    return {split: [hand for hand in hands[''] if index[hand.image] in ids] for split, ids in bounds.items() if ids}
 
 
 def fingerprint(root: str | Path, **options) -> str:
@@ -81,9 +83,9 @@ def fingerprint(root: str | Path, **options) -> str:
     images = set()
     for split, members in hands.items():
         digest.update(split.encode())
-        for one in members:
-            digest.update(f'{one.name} {one.handedness}'.encode() + one.points.tobytes() + one.box.tobytes())
-            images.add(one.image)
+        for hand in members:
+            digest.update(f'{hand.name} {hand.handedness}'.encode() + hand.points.tobytes() + hand.box.tobytes())
+            images.add(hand.image)
     digest.update(str([(os.path.basename(image), os.path.getsize(image)) for image in sorted(images)]).encode())
     return digest.hexdigest()[:12]
 
@@ -139,8 +141,8 @@ def read(path: Path, find_image: _Finder, joints: str = 'freihand', handedness: 
     for kind, entry in stream.entries(path):
         if kind not in ('images', 'annotations', 'categories'):
             continue
-        if not isinstance(entry, dict) or 'id' not in entry:
-            raise UserError(f'{path}: found one of {kind} without an id; expected objects, each with its id')
+        if not isinstance(entry, dict) or not isinstance(entry.get('id'), int | str):
+            raise UserError(f'{path}: found an entry of {kind} without an id; expected objects, each with its id')
         if kind == 'categories':
             names[entry['id']] = entry.get('keypoints')
         elif kind == 'images':
@@ -171,29 +173,29 @@ class _Label(NamedTuple):
 
 
 def _labels(path: Path, entry: dict, handedness: str) -> Iterator[_Label]:
-    """The hands of one annotation: two at most, of COCO-WholeBody's, which leaves out those that are not valid."""
-    attributes = entry.get('attributes') or {}
-    given = [x.get(key) for x in (entry, attributes) for key in ('handedness', 'hand_type')]
-    hands = [('', entry.get('keypoints'), entry.get('bbox'), next((x for x in given if x), handedness))]
+    """The hands of one annotation; of COCO-WholeBody's two those that are valid and not all zeros."""
+    attributes = entry['attributes'] if isinstance(entry.get('attributes'), dict) else {}
+    given = [fields.get(name) for fields in (entry, attributes) for name in ('handedness', 'hand_type')]
+    hands = [('', entry.get('keypoints'), entry.get('bbox'), next(filter(None, given), handedness))]
     if {'lefthand_kpts', 'righthand_kpts'} & entry.keys():
-        valid = [side for side in SIDES if entry.get(f'{side}hand_kpts') and entry.get(f'{side}hand_valid', True)]
-        hands = [(f' {side}', entry[f'{side}hand_kpts'], entry.get(f'{side}hand_box'), side) for side in valid]
-    for suffix, keypoints, box, side in hands:
+        valid = [h for h in HANDEDNESS if entry.get(f'{h}hand_valid', True) and any(entry.get(f'{h}hand_kpts') or ())]
+        hands = [(f' {h}', entry[f'{h}hand_kpts'], entry.get(f'{h}hand_box'), h) for h in valid]
+    ids = [x if isinstance(x, int | str) else f'{x}' for x in map(entry.get, ('id', 'image_id', 'category_id'))]
+    for suffix, keypoints, box, handedness in hands:
         try:
             points = _checked_points(keypoints)
             box = _checked_box(box, points)
-            if str(side).lower() not in SIDES:
-                raise ValueError(f'its handedness is {side!r}; expected right or left')
+            if str(handedness).lower() not in HANDEDNESS:
+                raise ValueError(f'its handedness is {handedness!r}; expected right or left')
         except ValueError as e:
             raise error(path, entry['id'], f'{e}') from e
-        ids = entry['id'], entry.get('image_id'), entry.get('category_id')
-        yield _Label(*ids, points, box, str(side).lower(), suffix)
+        yield _Label(*ids, points, box, handedness.lower(), suffix)
 
 
 def _checked_points(keypoints: Any) -> np.ndarray:
     points = _numbers(keypoints, 'keypoints')
-    if points.size != 3 * hand.NUM_KEYPOINTS:
-        raise ValueError(f'it has {points.size / 3:g} keypoints of (x, y, v); expected {hand.NUM_KEYPOINTS}')
+    if points.size != 3 * NUM_KEYPOINTS:
+        raise ValueError(f'it has {points.size / 3:g} keypoints of (x, y, v); expected {NUM_KEYPOINTS}')
     points = points.reshape(-1, 3)
     if not np.isfinite(points).all():
         bad = int((~np.isfinite(points)).any(1).argmax())
@@ -201,7 +203,7 @@ def _checked_points(keypoints: Any) -> np.ndarray:
     if not ((points[:, 2] >= 0) & (points[:, 2] <= 2)).all():
         raise ValueError(f'its v are {np.unique(points[:, 2]).tolist()}; expected 0 (no label), 1 (occluded) or 2')
     if not points[:, 2].any():
-        raise ValueError(f'none of its {hand.NUM_KEYPOINTS} keypoints is labelled (v = 0); label some or delete it')
+        raise ValueError(f'none of its {NUM_KEYPOINTS} keypoints is labelled (v = 0); label some or delete it')
     return points.astype(np.float32)
 
 
@@ -244,11 +246,11 @@ def _hand(path: Path, label: _Label, images: dict, names: dict, find_image: _Fin
 
 def _order(names: list[str] | None, joints: str) -> list[int]:
     """Where each of hand.JOINTS lies among the keypoints of a category with these names."""
-    known = sorted(names or ()) == sorted(hand.JOINTS)
-    named = list(map(names.index, hand.JOINTS)) if known else []
+    known = sorted(map(str, names or ())) == sorted(JOINTS)
+    named = list(map(names.index, JOINTS)) if known else []
     if joints == 'names' and not known:
-        raise ValueError(f"its category's keypoints are {names}; config.data.joints='names' expects {hand.JOINTS}")
-    order = named if joints == 'names' else list(hand.ORDERS[joints])
+        raise ValueError(f"its category's keypoints are {names}; config.data.joints='names' expects {JOINTS}")
+    order = named if joints == 'names' else list(ORDERS[joints])
     if known and order != named:
         raise ValueError(f"its category has another order than config.data.joints={joints!r}; set it to 'names'")
     return order
@@ -257,12 +259,11 @@ def _order(names: list[str] | None, joints: str) -> list[int]:
 def _check_apart(hands: dict[str, list[Hand]]) -> None:
     """Raises UserError if two splits share an image."""
     first = {}
-    for split, members in hands.items():
-        for one in members:
-            other_split, other = first.setdefault(one.image, (split, one))
-            if other_split != split:
-                what = f'its image {one.image} is in {other.source.name}, too; keep it in one split'
-                raise error(one.source, one.annotation, what)
+    for hand in itertools.chain.from_iterable(hands.values()):
+        source = first.setdefault(hand.image, hand.source)
+        if source != hand.source:
+            what = f'its image {hand.image} is in {source.name}, too; keep it in one split'
+            raise error(hand.source, hand.annotation, what)
 
 
 def error(path: Path, annotation: Any, what: str) -> UserError:

@@ -58,7 +58,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
         more = {
             'name': tfds.features.Text(doc='Of the image, the annotation, and of two hands the handedness.'),
-            'handedness': tfds.features.ClassLabel(names=annotations.SIDES, doc='A left hand is stored mirrored.'),
+            'handedness': tfds.features.ClassLabel(names=annotations.HANDEDNESS, doc='A left hand is stored mirrored.'),
             'labelled': tensor((21,), np.bool_, 'Others (v = 0) lie in the middle of the box.'),
             'occluded': tensor((21,), np.bool_, 'v = 1.'),
             'box': tensor((4,), np.float32, 'x0, y0, x1, y1, pixels of the original.'),
