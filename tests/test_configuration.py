@@ -131,7 +131,7 @@ def test_processes_of_one_run_have_one_config_in_one_place(tmp_path):
             "config.data.joints='nyu': unknown; choose from freihand, rhd, interhand, names",
         ),
         ({'data.handedness': 'both'}, "config.data.handedness='both': unknown; choose from right, left"),
-        ({'data.relative_hand_size': 0.0}, 'config.data.relative_hand_size=0.0: must lie between 0 and 1'),
+        ({'data.relative_hand_size': 0.0}, 'config.data.relative_hand_size=0.0: must lie between 0.01 and 1'),
     ],
 )
 def test_what_does_not_go_with_the_network_is_refused(change, message):
@@ -188,6 +188,8 @@ def test_fields_that_an_older_run_directory_lacks_have_their_meaning_there(tmp_p
     (tmp_path / 'config.json').write_text(json.dumps({'format_version': 1, **nested}))
     assert configuration.load(tmp_path, {'data.joints': 'rhd'}).data.joints == 'rhd'
     configuration.check_same(config, tmp_path)
+    assert configuration.digest(nested) == configuration.digest(config)
     config.data.handedness = 'left'
+    assert configuration.digest(nested) != configuration.digest(config)
     with pytest.raises(UserError, match="data.handedness was 'right' and is now 'left'"):
         configuration.check_same(config, tmp_path)
