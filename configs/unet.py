@@ -16,7 +16,8 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
-    # A run directory to fine-tune: a fresh run takes its best model, and its channel statistics if data.mean is ().
+    # A run directory to fine-tune, or the name of a shipped one ('hands'): a fresh run takes its best model, and its
+    # channel statistics if data.mean is ().
     config.init_from = ''
 
     config.data = data = ConfigDict()
@@ -27,7 +28,13 @@ def get_config() -> ConfigDict:
     data.live_preset = 'full'
     data.live_batch = 1  # pictures rendered side by side; on a GPU as many as fit, on a CPU one
     data.dataset = 'freihand/raw'  # 'freihand/full', 'synthetic_hands/studio', 'synthetic_hands/full_5000', ...
-    data.manual_dir = ''  # an extracted FreiHAND folder; '' downloads the archives
+    # Several sets, of which each epoch draws by their weights: 'freihand/full:1, coco_hands:0.5'. Then manual_dir,
+    # joints and handedness may be lists, too, with a value for each set.
+    data.manual_dir = ''  # an extracted FreiHAND folder ('' downloads the archives), or one for 'coco_hands'
+    # Of 'coco_hands' (hpe_jax/data/coco_hands/README.md), your own photos with COCO keypoint JSON:
+    data.relative_hand_size = 0.47  # the fraction of a crop that the hand's box takes
+    data.joints = 'freihand'  # the order of its keypoints: or 'interhand', 'rhd', 'names' (by those in the JSON)
+    data.handedness = 'right'  # of hands whose annotation does not say
     data.data_dir = ''  # where prepared data is kept; '' is TFDS' own place, ~/tensorflow_datasets
     data.train_split = 'train'  # any TFDS split expression
     data.validation_split = 'validation'

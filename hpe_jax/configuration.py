@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from hpe_jax import augment, files, heatmap, losses, models, optim
+from hpe_jax import augment, files, hand, heatmap, losses, models, optim
 from hpe_jax.errors import UserError
 
 FILE = 'config.json'
@@ -28,6 +28,7 @@ RANGES = {
     'seed': (0, MOST),
     'data.image_size': (1, 4096),
     'data.live_batch': (1, MOST),
+    'data.relative_hand_size': (0.01, 1),
     'heatmap.sigma': (0.01, 1000),
     'loss.presence': (0, MOST),
     'loss.handedness': (0, MOST),
@@ -52,6 +53,8 @@ RANGES = {
     'augment.left': (0, 1),
     **{f'augment.{name}': limits for name, limits in augment.RANGES.items()},
 }
+# Fields that older run directories do not have, and what they stand for there.
+ADDED = {'data.relative_hand_size': 0.47, 'data.joints': 'freihand', 'data.handedness': 'right'}
 FORMAT_VERSION = 1  # of a run directory: what config.json and the checkpoints hold
 
 
@@ -88,6 +91,11 @@ def check(config: ConfigDict) -> None:
     widths = config.model.widths
     if not widths or not all(isinstance(width, int) and width > 0 for width in widths):
         raise UserError(f'config.model.widths={tuple(widths)}: must be whole numbers of channels, at least 1 each')
+    lists = {'joints': (*hand.ORDERS, 'names'), 'handedness': ('right', 'left')}
+    for name, known in lists.items():
+        for value in map(str.strip, config.data[name].split(',')):
+            if value not in known:
+                raise UserError(f'config.data.{name}={value!r}: unknown; choose from {", ".join(known)}')
     step = models.MODELS[config.model.name].multiple(config.model.widths)
     if config.data.image_size % step or config.data.image_size < step:
         raise UserError(
@@ -154,6 +162,7 @@ def digest(config: Mapping | ConfigDict) -> str:
     nested = config.to_dict() if isinstance(config, ConfigDict) else config
     flat = fields(json.loads(json.dumps(nested)))
     kept = {name: value for name, value in flat.items() if name not in (*CHANGEABLE, 'init_from')}
+    kept = {name: value for name, value in kept.items() if name not in ADDED or value != ADDED[name]}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
@@ -175,6 +184,9 @@ def saved(workdir: str | Path) -> dict | None:
         raise UserError(
             f'{path}: format_version {version}, but this hpe_jax reads {FORMAT_VERSION}; use the one that made the run'
         )
+    for field, value in ADDED.items() if nested else ():
+        section, name = field.split('.')
+        nested.setdefault(section, {}).setdefault(name, value)
     return nested
 
 

@@ -59,14 +59,18 @@ def make_eval_epoch(eval_step: Callable) -> Callable:
     return eval_epoch
 
 
-def evaluate(eval_step: Callable, state: nnx.State, batches: Iterable[preprocess.Batch]) -> dict:
-    """Runs the batches; returns as `summarise`."""
+def evaluate(
+    eval_step: Callable, state: nnx.State, batches: Iterable[preprocess.Batch], side: np.ndarray | None = None
+) -> dict:
+    """Runs the batches; arguments and result as `summarise` has them."""
     state = sharding.replicate(state)
-    return summarise(eval_step(state, batch) for batch in batches)
+    return summarise((eval_step(state, batch) for batch in batches), side)
 
 
-def summarise(batches: Iterable[dict]) -> dict:
+def summarise(batches: Iterable[dict], side: np.ndarray | None = None) -> dict:
     """The metrics of what eval_step returned for each batch.
+
+    side: (n,) of the images but for padding, in pixels of the photos that they were cropped from.
 
     Returns:
       {'loss': float, 'num_images': int, 'decoders': {decoder: metrics.compute's dict}}; NaN over no keypoints.
@@ -76,10 +80,14 @@ def summarise(batches: Iterable[dict]) -> dict:
         return {'loss': float('nan'), 'num_images': 0, 'decoders': {}}
     whole = jax.tree.map(lambda *arrays: np.concatenate(arrays), *batches)
     mask = whole['mask']
+    if side is not None:
+        padded = np.zeros(len(mask), np.float32)
+        padded[whole['present']] = side
+        side = padded
     return {
         'loss': float(whole['loss'][mask].mean(dtype=np.float64)) if mask.any() else float('nan'),
         'num_images': int(whole['present'].sum()),
-        'decoders': {name: metrics.compute(d, mask, whole['box']) for name, d in whole['distance'].items()},
+        'decoders': {name: metrics.compute(d, mask, whole['box'], side) for name, d in whole['distance'].items()},
     }
 
 
@@ -102,7 +110,7 @@ def evaluate_run(workdir: str | Path, split: str = '', overrides: Mapping | None
         raise UserError(f'split {split!r} of {config.data.dataset} holds no photos')
     batches = sources.open_split(images, config).once(config.eval.batch_size)
     eval_step = make_eval_step(config, run.model, config.eval.decoders)
-    result = {'split': split, 'epoch': run.epoch, **evaluate(eval_step, nnx.state(run.model), batches)}
+    result = {'split': split, 'epoch': run.epoch, **evaluate(eval_step, nnx.state(run.model), batches, images.side)}
     result |= {'decoder': config.eval.decoder, 'dataset': config.data.dataset}
     if sharding.is_main():
         name = re.sub('[^a-z0-9]+', '_', split.lower()).strip('_')
@@ -114,7 +122,8 @@ def table(result: dict, decoder: str) -> str:
     """Markdown: all decoders side by side, the given one first; then every joint by that decoder."""
     scores = {decoder: result['decoders'][decoder]} | result['decoders']
     rows = [['metric', *scores], ['---'] + ['---:'] * len(scores)]
-    rows += [[name, *(f'{score[name]:.3f}' for score in scores.values())] for name in metrics.NAMES]
+    names = [name for name in (*metrics.NAMES, 'epe_px_original') if name in scores[decoder]]
+    rows += [[name, *(f'{score[name]:.3f}' for score in scores.values())] for name in names]
     joints = scores[decoder]['per_joint']
     rows += [[], [f'joint ({decoder})', *joints], ['---'] + ['---:'] * len(joints)]
     rows += [[joint, *(f'{values[joint]:.3f}' for values in joints.values())] for joint in next(iter(joints.values()))]

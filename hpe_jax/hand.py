@@ -34,3 +34,11 @@ NUM_KEYPOINTS = len(JOINTS)
 
 # PARENTS[k] is the joint that bone k starts from; the wrist has none.
 PARENTS = (-1,) + tuple(k - 1 if k % 4 != 1 else 0 for k in range(1, NUM_KEYPOINTS))
+
+# Orders of other data sets: ORDERS[name][k] is where they have joint k.
+_TIPS_FIRST = tuple(4 * (k // 4) + 3 - k % 4 for k in range(20))
+ORDERS = {
+    'freihand': tuple(range(NUM_KEYPOINTS)),  # also OneHand10K, Panoptic, COCO-WholeBody, MediaPipe
+    'rhd': (0, *(1 + k for k in _TIPS_FIRST)),  # the wrist, then each finger from its tip
+    'interhand': (20, *_TIPS_FIRST),  # each finger from its tip, the wrist last
+}

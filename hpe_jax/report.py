@@ -85,7 +85,10 @@ def predict_some(config: ConfigDict, model: nnx.Module, splits: dict[str, source
         return batch, heatmaps, trained_model.decode(config, heatmaps, config.eval.decoder)
 
     predicted = predict(sharding.replicate(nnx.state(model)), batch)
-    return jax.tree.map(lambda array: np.asarray(array)[:num_images], predicted)
+    batch, heatmaps, keypoints = jax.tree.map(lambda array: np.array(array)[:num_images], predicted)
+    if source.left is not None:
+        visualize.mirror_back(source.left[indices], (batch['image'], heatmaps), (batch['keypoints'], keypoints))
+    return batch, heatmaps, keypoints
 
 
 def draw_skeletons(batch: dict, predicted: np.ndarray):

@@ -270,7 +270,7 @@ def start(
     last = checkpoint.Checkpoints(workdir, read_only=True).latest()
     if last is None:
         if config.init_from:
-            epoch, _ = trained_model.restore_best(config.init_from, train_state.model)
+            epoch, _ = trained_model.restore_best(trained_model.locate(config.init_from), train_state.model)
             sharding.say(f'Starting from epoch {epoch} of {config.init_from} and its channel statistics.')
         if not config.init_from or config.data.mean:
             train_state.model.standardise.set(data.mean, data.std)

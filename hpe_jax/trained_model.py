@@ -153,6 +153,12 @@ def resize(image: np.ndarray, size: int) -> np.ndarray:
     return geometry.crop(image, (0, 0, image.shape[1], image.shape[0]), size)
 
 
+def locate(run: str | Path) -> Path:
+    """A run directory, given as its path or by the name of one that is shipped, such as 'hands'."""
+    shipped = WEIGHTS / run
+    return shipped if Path(run).name == str(run) and shipped.is_dir() else Path(run)
+
+
 def restore_best(workdir: str | Path, model: nnx.Module) -> tuple[int, dict]:
     """Fills the model in place from the best checkpoint of a run directory; returns its epoch and meta data.
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Shaped, UInt8
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
@@ -23,6 +23,21 @@ def as_image(figure: Figure) -> UInt8[np.ndarray, 'h w 3']:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def mirror_back(
+    left: Bool[np.ndarray, ' n'],
+    maps: Sequence[Shaped[np.ndarray, 'n _ _ _']],
+    keypoints: Sequence[Float[np.ndarray, 'n 21 2']],
+) -> None:
+    """Makes left hands, which are stored mirrored, what was photographed; in place.
+
+    maps: images or heatmaps; keypoints: normalised.
+    """
+    for each in maps:
+        each[left] = each[left, :, ::-1]
+    for points in keypoints:
+        points[left, :, 0] = 1 - points[left, :, 0]
 
 
 def draw_hand(axes: Axes, keypoints: Float[np.ndarray, '21 2'], visible: Bool[np.ndarray, '21'], **style) -> None:

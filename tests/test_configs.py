@@ -1,9 +1,10 @@
 import importlib
+import json
 from pathlib import Path
 
 import pytest
 
-from hpe_jax import configuration
+from hpe_jax import configuration, trained_model
 
 CONFIGS = sorted(p for p in (Path(__file__).parents[1] / 'configs').glob('*.py') if p.stem != '__init__')
 
@@ -35,3 +36,14 @@ def test_the_reference_recipe():
     train = config.train
     assert (train.batch_size, train.steps_per_epoch, train.validation_batches) == (48, 50, 20)
     assert train.early_stopping.to_dict() == {'window': 10, 'patience': 10}
+
+
+def test_fine_tuning_starts_from_the_shipped_model():
+    from configs import finetune
+
+    config = finetune.get_config()
+    assert trained_model.locate(config.init_from) == trained_model.SHIPPED
+    shipped = configuration.load(trained_model.SHIPPED)
+    for section in ('model', 'heatmap'):
+        assert json.dumps(config[section].to_dict()) == json.dumps(shipped[section].to_dict())
+    assert config.optimizer.learning_rate <= shipped.optimizer.learning_rate / 4 and not config.data.mean

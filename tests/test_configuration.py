@@ -127,6 +127,12 @@ def test_processes_of_one_run_have_one_config_in_one_place(tmp_path):
         ({'optimizer.schedule': 'step'}, "config.optimizer.schedule='step': unknown; choose from plateau, cosine"),
         ({'loss.presence': 1.0}, 'config.loss.presence=1.0: unet has no such head; set 0'),
         ({'augment.left': 1.5}, 'config.augment.left=1.5: must lie between 0 and 1'),
+        (
+            {'data.joints': 'freihand, nyu'},
+            "config.data.joints='nyu': unknown; choose from freihand, rhd, interhand, names",
+        ),
+        ({'data.handedness': 'both'}, "config.data.handedness='both': unknown; choose from right, left"),
+        ({'data.relative_hand_size': 0.0}, 'config.data.relative_hand_size=0.0: must lie between 0.01 and 1'),
     ],
 )
 def test_what_does_not_go_with_the_network_is_refused(change, message):
@@ -187,3 +193,18 @@ def test_a_config_file_is_found_from_any_folder_and_ones_own_first(tmp_path, mon
     assert configuration.find_file('configs/tiny.py').samefile(tmp_path / 'configs/tiny.py')
     with pytest.raises(UserError, match='--config=configs/absent.py: no such config file'):
         configuration.find_file_in(['--config=configs/absent.py'])
+
+
+def test_fields_that_an_older_run_directory_lacks_have_their_meaning_there(tmp_path):
+    config = tiny.get_config()
+    nested = config.to_dict()
+    for field in configuration.ADDED:
+        del nested['data'][field.partition('.')[2]]
+    (tmp_path / 'config.json').write_text(json.dumps({'format_version': 1, **nested}))
+    assert configuration.load(tmp_path, {'data.joints': 'rhd'}).data.joints == 'rhd'
+    configuration.check_same(config, tmp_path)
+    assert configuration.digest(nested) == configuration.digest(config)
+    config.data.handedness = 'left'
+    assert configuration.digest(nested) != configuration.digest(config)
+    with pytest.raises(UserError, match="data.handedness was 'right' and is now 'left'"):
+        configuration.check_same(config, tmp_path)

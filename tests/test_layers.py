@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / 'hpe_jax'
 LAYERS = [
     {'errors', 'hand', 'runtime', 'data.features'},
     {'geometry', 'files', 'inference.images', 'sharding', 'export.jaxpr', 'models.layers'},
-    {'augment', 'heatmap', 'losses', 'metrics', 'models.convolution', 'optim', 'data.freihand'},
+    {'augment', 'heatmap', 'losses', 'metrics', 'models.convolution', 'optim', 'data.freihand', 'data.coco_hands'},
     {'inference.video', 'inference.outputs', 'export.to_onnx', 'export.to_tflite'},
     {'data.synthetic_hands', 'export.formats', 'models.unet', 'models.handnet'},
     {'models', 'preprocess', 'visualize', 'data.prepared', 'logbook', 'inference.inputs'},
@@ -24,7 +24,10 @@ LAYERS = [
 ]
 OWNERS = {
     'tensorflow': {'data.pipeline', 'export.to_tflite'},
-    'tensorflow_datasets': {'data.features', 'data.prepared', 'data.resident', 'data.freihand', 'data.synthetic_hands'},
+    'tensorflow_datasets': {
+        *('data.features', 'data.prepared', 'data.resident'),
+        *('data.coco_hands', 'data.freihand', 'data.synthetic_hands'),
+    },
     'orbax': {'checkpoint'},
     'matplotlib': {'visualize'},
     'torch': {'torch_weights'},

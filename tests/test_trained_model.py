@@ -58,3 +58,10 @@ def test_a_run_that_was_moved_is_the_same(run, tiny_run, tmp_path):
 def test_what_is_no_run_cannot_be_loaded(tmp_path):
     with pytest.raises(UserError, match='is no run directory: it holds no config.json'):
         trained_model.load(tmp_path / 'absent')
+
+
+def test_a_run_is_located_by_its_path_or_a_shipped_ones_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(trained_model, 'WEIGHTS', tmp_path)
+    (tmp_path / 'hands').mkdir()
+    assert trained_model.locate('hands') == tmp_path / 'hands'
+    assert str(trained_model.locate('runs/hands')) == 'runs/hands' and str(trained_model.locate('unet')) == 'unet'

@@ -144,3 +144,16 @@ def test_several_hands_and_none():
     two = visualize.overlay(image, np.stack([spread_hand(90), spread_hand(90, (100, 0))]), [1.0, 1.0])
     assert np.abs(two[:, :100].astype(int) - two[:, 100:]).mean() < 1 < two[:, :100].mean()
     np.testing.assert_array_equal(visualize.overlay(image, np.zeros((0, 21, 2)), []), image)
+
+
+def test_left_hands_are_mirrored_back():
+    rng = np.random.default_rng(0)
+    images, maps = rng.integers(0, 256, (2, 8, 8, 3), np.uint8), rng.random((2, 4, 4, 21), np.float32)
+    points = rng.random((2, 21, 2), np.float32)
+    given = images.copy(), maps.copy(), points.copy()
+    visualize.mirror_back(np.array([False, True]), (images, maps), (points,))
+    for old, new in zip(given, (images, maps, points), strict=True):
+        np.testing.assert_array_equal(new[0], old[0])
+    for old, new in zip(given[:2], (images, maps), strict=True):
+        np.testing.assert_array_equal(new[1], old[1][:, ::-1])
+    np.testing.assert_allclose(points[1], [1, 0] + given[2][1] * [-1, 1], rtol=1e-6)

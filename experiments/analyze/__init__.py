@@ -71,7 +71,7 @@ def analyse(run: trained_model.TrainedModel, split: str = '') -> tuple[dict, dic
     }
     own = keypoints[codec][decoder]
     numbers = analysis.breakdown(
-        photos.keypoints, own, photos.visible, peaks, photos.xyz, photos.names, photos.occluded
+        photos.keypoints, own, photos.visible, peaks, photos.xyz, photos.names, photos.occluded, photos.labelled
     )
     content = hashlib.sha256(photos.keypoints.tobytes() + b''.join(photos.photos)).hexdigest()
     result = {
@@ -120,14 +120,16 @@ def gallery(
 
 def _pictures(run, photos, numbers, predicted, which) -> list[tuple[dict, Figure]]:
     size, options = run.config.data.image_size, run.config.heatmap
-    images = [trained_model.resize(read_photo(jpeg), size) for jpeg in photos.photos[which]]
+    images = np.array([trained_model.resize(read_photo(jpeg), size) for jpeg in photos.photos[which]])
     turns = batches(len(which), min(len(photos), run.config.eval.batch_size))
-    found = (maps for turn in turns for maps in run.predict([images[i] for i in turn]).heatmaps)
-    true, visible = photos.keypoints[which], photos.visible[which]
-    drawn = heatmap.encode(true, visible, (size, size), options.sigma, options.codec, xp=np)
+    found = np.array([maps for turn in turns for maps in run.predict(images[turn]).heatmaps])[: len(which)]
+    true, visible, predicted = photos.keypoints[which], photos.visible[which], predicted[which]
+    drawn = np.float32(heatmap.encode(true, visible, (size, size), options.sigma, options.codec, xp=np))
+    if photos.left is not None:
+        visualize.mirror_back(photos.left[which], (images, drawn, found), (true, predicted))
     return [
-        (numbers[i], visualize.compared(image, t, predicted[i], v, np.float32(t_maps), p_maps))
-        for i, image, t, v, t_maps, p_maps in zip(which, images, true, visible, drawn, found, strict=False)
+        (numbers[i], visualize.compared(image, t, p, v, t_maps, p_maps))
+        for i, image, t, p, v, t_maps, p_maps in zip(which, images, true, predicted, visible, drawn, found, strict=True)
     ]
 
 

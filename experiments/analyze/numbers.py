@@ -55,7 +55,7 @@ def per_finger(error: Float[np.ndarray, 'n 21'], visible: Bool[np.ndarray, 'n 21
     return {name: group(error[:, joints][visible[:, joints]]) for name, joints in parts.items()}
 
 
-def self_occluded(xyz: Float[np.ndarray, 'n 21 3']) -> Bool[np.ndarray, 'n 21'] | None:
+def self_occluded(xyz: Float[np.ndarray, 'n 21 3'] | None) -> Bool[np.ndarray, 'n 21'] | None:
     """Keypoints that lie behind another bone of the same hand, seen from the camera, by their labels in 3-D.
 
     A bone that does not end at the keypoint hides it if it comes within FLESH of the line of sight, at least twice
@@ -67,9 +67,9 @@ def self_occluded(xyz: Float[np.ndarray, 'n 21 3']) -> Bool[np.ndarray, 'n 21'] 
       xyz: metres, camera frame.
 
     Returns:
-      None if the labels have no depth (each hand flat, facing the camera).
+      None if the labels have no depth: no xyz, or each hand flat, facing the camera.
     """
-    if not len(xyz) or np.ptp(xyz[..., 2], axis=1).max() < 1e-3:
+    if xyz is None or not len(xyz) or np.ptp(xyz[..., 2], axis=1).max() < 1e-3:
         return None
     t = np.linspace(0, 1, 17)[:, None]
     hidden = np.zeros(xyz.shape[:2], bool)
@@ -110,15 +110,17 @@ def breakdown(
     predicted: Float[np.ndarray, 'n 21 2'],
     visible: Bool[np.ndarray, 'n 21'],
     peaks: Float[np.ndarray, 'n 21'],
-    xyz: Float[np.ndarray, 'n 21 3'],
+    xyz: Float[np.ndarray, 'n 21 3'] | None,
     names: np.ndarray,
     occluded: Bool[np.ndarray, 'n 21'] | None = None,
+    labelled: Bool[np.ndarray, 'n 21'] | None = None,
 ) -> dict:
     """Everything that analyze.py reports of one run by its own decoder, ready for JSON.
 
     Without the dataset's word on what is hidden (`occluded`), `self_occluded` tells what the hand itself hides.
     """
     error = np.linalg.norm(predicted - true, axis=-1)
+    outside = ~visible if labelled is None else ~visible & labelled
     photo_error = photo_errors(error, visible)
     seen = visible.any(1)
     size = np.where(seen, geometry.box_side(true, visible), np.nan)
@@ -140,7 +142,7 @@ def breakdown(
         'visibility': {
             'keypoints': {
                 'in the frame': group(error[visible], peaks[visible]),
-                'outside, counted nowhere else': group(error[~visible], peaks[~visible]),
+                'outside, counted nowhere else': group(error[outside], peaks[outside]),
             },
             'photos by keypoints in the frame': {
                 name: group(photo_error[which]) for name, which in photos_by.items() if which.any()

@@ -17,6 +17,7 @@ LICENCES = {
         'licence': 'free: rendered by hpe_jax itself, of a mesh from MakeHuman that is CC0',
         'link': 'https://creativecommons.org/publicdomain/zero/1.0/',
     },
+    'coco_hands': {'licence': "unknown: the user's own photos, under whatever licence they have"},
 }
 
 
@@ -26,12 +27,15 @@ def split_bounds(n_unique: int) -> dict[str, range]:
     return {'train': range(train), 'validation': range(train, validation), 'test': range(validation, total)}
 
 
-def hand_features(size: int = PHOTO_SIZE) -> dict:
-    """TFDS features; `size`: side of the images, pixels."""
-    return {
-        'image': tfds.features.Image(shape=(size, size, 3), encoding_format='jpeg'),
+def hand_features(size: int = PHOTO_SIZE, depth: bool = True) -> dict:
+    """TFDS features; `size`: side of the images, pixels; `depth`: whether the labels have `xyz` and `K`."""
+    labels = {
         'xyz': tfds.features.Tensor(shape=(21, 3), dtype=np.float32, doc='Metres, camera frame.'),
         'K': tfds.features.Tensor(shape=(3, 3), dtype=np.float32, doc='Pixels.'),
+    }
+    return {
+        'image': tfds.features.Image(shape=(size, size, 3), encoding_format='jpeg'),
+        **(labels if depth else {}),
         'uv': tfds.features.Tensor(shape=(21, 2), dtype=np.float32, doc='(x, y), pixels of the photo.'),
         'sample_id': tfds.features.Scalar(dtype=np.int64, doc='Index of the unique photo.'),
         'version': tfds.features.ClassLabel(names=VERSIONS),

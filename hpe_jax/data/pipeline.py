@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from hpe_jax import heatmap, sharding
-from hpe_jax.data.prepared import Split, epoch_order, in_batches
+from hpe_jax.data.prepared import Split, in_batches, mixed_order
 
 tf.config.set_visible_devices([], 'GPU')  # the accelerator is JAX's
 
@@ -52,6 +52,7 @@ class Pipeline:
     def __init__(self, split: Split, data: ConfigDict, heatmap: ConfigDict):
         self._arrays = tuple(tf.constant(x) for x in (split.photos, split.keypoints, split.visible))
         self._length, self._data, self._heatmap = len(split), data, heatmap
+        self.left, self._sets = split.left, split.sets
 
     def __len__(self) -> int:
         return self._length
@@ -62,7 +63,7 @@ class Pipeline:
         length = steps * (share.stop - share.start)
 
         def order(epoch):
-            indices = epoch_order(len(self), steps * batch_size, seed, int(epoch))
+            indices = mixed_order(self._sets, steps * batch_size, seed, int(epoch))
             return indices.reshape(steps, batch_size)[:, share].ravel()
 
         def epoch_indices(epoch):

@@ -4,9 +4,12 @@ import dataclasses
 import hashlib
 import importlib
 import json
+import math
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -15,7 +18,6 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from hpe_jax import files, geometry
-from hpe_jax.data.freihand import folder
 from hpe_jax.errors import UserError
 from hpe_jax.inference import images
 
@@ -23,7 +25,44 @@ from hpe_jax.inference import images
 BUILDERS = {
     'freihand': 'hpe_jax.data.freihand.freihand_dataset_builder',
     'synthetic_hands': 'hpe_jax.data.synthetic_hands.synthetic_hands_dataset_builder',
+    'coco_hands': 'hpe_jax.data.coco_hands.coco_hands_dataset_builder',
 }
+# Fields of config.data of which each data set of a mixture may have its own value.
+PER_MEMBER = ('manual_dir', 'joints', 'handedness')
+
+
+class Member(NamedTuple):
+    """One of the data sets of `config.data.dataset`."""
+
+    data: ConfigDict  # config.data of this set alone
+    weight: float
+
+
+def members(data: ConfigDict) -> list[Member]:
+    """The data sets of `data.dataset`, such as 'freihand/full:1, coco_hands:0.5'; the weight 1 may be left out.
+
+    Raises:
+      UserError: a weight is not a positive number, or a field names more or fewer values than there are sets.
+    """
+    items = [item.strip().partition(':')[::2] for item in data.dataset.split(',')]
+    found = []
+    for i, (name, weight) in enumerate(items):
+        try:
+            weight = float(weight or 1)
+        except ValueError:
+            weight = math.nan
+        if not 0 < weight < math.inf:
+            raise UserError(f'config.data.dataset={data.dataset!r}: the weight of {name} must be a positive number')
+        own = data.copy_and_resolve_references()
+        own.dataset = name
+        for field in PER_MEMBER if len(items) > 1 else ():
+            values = data.get(field, '').split(',')
+            if len(values) not in (1, len(items)):
+                expected = f'expected one, or one for each of the {len(items)} data sets'
+                raise UserError(f'config.data.{field}={data[field]!r}: {len(values)} values; {expected}')
+            own[field] = values[i % len(values)].strip()
+        found.append(Member(own, weight))
+    return found
 
 
 def open_dataset(data: ConfigDict) -> tfds.core.DatasetBuilder:
@@ -35,22 +74,28 @@ def open_dataset(data: ConfigDict) -> tfds.core.DatasetBuilder:
     Raises:
       UserError: the dataset's name, its folder or its files are wrong.
     """
-    name, _, variant = data.dataset.partition('/')
+    if ',' in data.dataset:
+        raise UserError(f'config.data.dataset={data.dataset!r}: several data sets where one is expected; name one')
+    name, _, variant = data.dataset.partition(':')[0].partition('/')
     if name not in BUILDERS:
         raise UserError(f'config.data.dataset={data.dataset!r}: unknown dataset; there is {", ".join(BUILDERS)}')
     builder_class = importlib.import_module(BUILDERS[name]).Builder
-    config = builder_class.find_config(variant or next(iter(builder_class.builder_configs)))
+    options = {option: data[option] for option in getattr(builder_class, 'OPTIONS', ())}
+    config = builder_class.find_config(variant or next(iter(builder_class.builder_configs)), **options)
     if config is None:
         raise UserError(f'config.data.dataset={data.dataset!r}: {name} has {", ".join(builder_class.builder_configs)}')
+    if name == 'coco_hands' and not data.manual_dir:
+        raise UserError("config.data.dataset='coco_hands': set config.data.manual_dir to the folder of its JSON")
     root = Path(data.data_dir or tfds.core.constants.DATA_DIR).expanduser()
-    if data.manual_dir:
-        root = root / f'manual-{folder.fingerprint(data.manual_dir)}'
+    manual_dir = data.manual_dir if hasattr(builder_class, 'fingerprint') else ''
+    if manual_dir:
+        root = root / f'manual-{builder_class.fingerprint(manual_dir, **options)}'
     try:
         builder = builder_class(config=config, data_dir=str(root))
     except ValueError as e:  # TFDS found prepared data of another file format
         raise UserError(f'{root / name} holds prepared data that cannot be used ({e}): delete it') from e
     if not builder.data_path.exists():
-        _prepare(builder, data.manual_dir)
+        _prepare(builder, manual_dir)
     return builder
 
 
@@ -71,24 +116,38 @@ class Split:
 
     photos: (n,) JPEG bytes, or (n, S, S, 3) uint8 once they are decoded.
     keypoints: (n, 21, 2) float32, normalised.
-    xyz: (n, 21, 3) float32, metres, camera frame.
+    xyz: (n, 21, 3) float32, metres, camera frame; None where the dataset has none.
     names: (n,) str, unique in the dataset: sample_id and version, such as '12 hom'.
     occluded: (n, 21) bool, hidden by the hand itself or by a thing; None where the dataset does not tell.
+    labelled: (n, 21) bool, false where a keypoint has no label; None: all have.
+    left: (n,) bool, a left hand, which is stored mirrored; None: all are right.
+    side: (n,) float32, of the stored crop in pixels of the original photo; None where photos are stored as they are.
+    mixture: size and weight of each of several data sets, in their order; () of a single one.
     """
 
     photos: np.ndarray
     keypoints: Float[np.ndarray, 'n 21 2']
-    xyz: Float[np.ndarray, 'n 21 3']
+    xyz: Float[np.ndarray, 'n 21 3'] | None
     names: np.ndarray
     occluded: Bool[np.ndarray, 'n 21'] | None = None
+    labelled: Bool[np.ndarray, 'n 21'] | None = None
+    left: Bool[np.ndarray, ' n'] | None = None
+    side: Float[np.ndarray, ' n'] | None = None
+    mixture: tuple[tuple[int, float], ...] = ()
 
     def __len__(self) -> int:
         return len(self.photos)
 
     @property
     def visible(self) -> Bool[np.ndarray, 'n 21']:
-        """Which keypoints lie inside the frame."""
-        return geometry.inside_frame(self.keypoints)
+        """Which keypoints are labelled and lie inside the frame."""
+        inside = geometry.inside_frame(self.keypoints)
+        return inside if self.labelled is None else inside & self.labelled
+
+    @property
+    def sets(self) -> tuple[tuple[int, float], ...]:
+        """Size and weight of each data set, as `mixed_order` takes them."""
+        return self.mixture or ((len(self), 1.0),)
 
 
 def load(builder: tfds.core.DatasetBuilder, expression: str, indices: np.ndarray | None = None) -> Split:
@@ -104,12 +163,52 @@ def load(builder: tfds.core.DatasetBuilder, expression: str, indices: np.ndarray
     height, width, _ = builder.info.features['image'].shape
     uv = np.array([example['uv'] for example in examples], np.float32).reshape(-1, 21, 2)
     keypoints = uv / np.float32([width, height])
-    xyz = np.array([example['xyz'] for example in examples], np.float32).reshape(-1, 21, 3)
-    version = builder.info.features['version'].int2str
-    names = np.array([f'{example["sample_id"]} {version(int(example["version"]))}' for example in examples], str)
-    told = 'occluded' in builder.info.features
-    occluded = np.array([example['occluded'] for example in examples], bool).reshape(-1, 21) if told else None
-    return Split(photos, keypoints, xyz, names, occluded)
+
+    def array(name: str, dtype: type, *shape: int) -> np.ndarray | None:
+        if name not in builder.info.features:
+            return None
+        return np.array([example[name] for example in examples], dtype).reshape(len(examples), *shape)
+
+    if 'name' in builder.info.features:
+        names = np.array([example['name'].decode() for example in examples], str)
+    else:
+        version = builder.info.features['version'].int2str
+        names = np.array([f'{example["sample_id"]} {version(int(example["version"]))}' for example in examples], str)
+    handedness, crop = array('handedness', bool), array('crop', np.float32, 4)
+    return Split(
+        photos,
+        keypoints,
+        array('xyz', np.float32, 21, 3),
+        names,
+        array('occluded', bool, 21),
+        array('labelled', bool, 21),
+        left=handedness,  # 0 is right, 1 is left
+        side=None if crop is None else crop[:, 2] - crop[:, 0],
+    )
+
+
+def mix(splits: Sequence[Split], names: Sequence[str], weights: Sequence[float]) -> Split:
+    """One split of several data sets, one after the other; what one of them does not have is None."""
+    if len(splits) == 1:
+        return splits[0]
+    labelled = [np.ones((len(s), 21), bool) if s.labelled is None else s.labelled for s in splits]
+    left = [np.zeros(len(s), bool) if s.left is None else s.left for s in splits]
+
+    def joined(field: str) -> np.ndarray | None:
+        arrays = [getattr(split, field) for split in splits]
+        return None if any(array is None for array in arrays) else np.concatenate(arrays)
+
+    return Split(
+        joined('photos'),
+        joined('keypoints'),
+        joined('xyz'),
+        np.array([f'{name} {one}' for name, split in zip(names, splits, strict=True) for one in split.names], str),
+        joined('occluded'),
+        np.concatenate(labelled),
+        np.concatenate(left),
+        joined('side'),
+        tuple(zip(map(len, splits), weights, strict=True)),
+    )
 
 
 def relative_hand_size(split: Split) -> float:
@@ -149,6 +248,25 @@ def epoch_order(num_examples: int, length: int, seed: int, epoch: int) -> np.nda
     rng = np.random.default_rng((seed, epoch))
     passes = -(-length // num_examples)
     return np.concatenate([rng.permutation(num_examples) for _ in range(passes)])[:length]
+
+
+def mixed_order(sets: Sequence[tuple[int, float]], length: int, seed: int, epoch: int) -> Int[np.ndarray, ' {length}']:
+    """`epoch_order` of several sets that lie one after the other.
+
+    Each set gets its weight's fraction of the epoch, to the next whole example, and each of its examples comes once
+    before any comes twice.
+
+    sets: (number of examples, weight) of each.
+    """
+    if len(sets) == 1:
+        return epoch_order(sets[0][0], length, seed, epoch)
+    sizes, weights = map(np.array, zip(*sets, strict=True))
+    ends = np.round(length * weights.cumsum() / weights.sum()).astype(int)
+    rng, drawn = np.random.default_rng((seed, epoch)), []
+    for first, size, count in zip(sizes.cumsum() - sizes, sizes, np.diff(ends, prepend=0), strict=True):
+        passes = [rng.permutation(size) for _ in range(-(-count // size))]
+        drawn.append(first + np.concatenate([*passes, np.zeros(0, np.int64)])[:count])
+    return rng.permutation(np.concatenate(drawn))
 
 
 def in_batches(indices: np.ndarray, batch_size: int) -> Int[np.ndarray, 'batches {batch_size}']:

@@ -28,6 +28,7 @@ from hpe_jax.errors import UserError
 from hpe_jax.inference import images
 
 SHARE = 0.9  # of the free memory that photos may take: a step's activations need the rest
+LABELS = ('keypoints', 'xyz', 'names', 'occluded', 'labelled', 'left', 'side')  # of Split, kept beside the photos
 SAMPLES = 5  # photos that are decoded afresh to tell whether a kept file is of this data
 
 
@@ -40,14 +41,14 @@ class Resident:
     def __init__(self, split: Split):
         held = {'image': split.photos, 'keypoints': split.keypoints, 'visible': split.visible}
         self.arrays = {name: _spread(array) for name, array in held.items()}
-        self._length = len(split)
+        self._length, self.left, self._sets = len(split), split.left, split.sets
 
     def __len__(self) -> int:
         return self._length
 
     def order(self, seed: int, epoch: int, steps: int, batch_size: int) -> Int[np.ndarray, '{steps} {batch_size}']:
         """The indices of a training epoch; made by the host, so that they are those of every other source."""
-        return prepared.epoch_order(len(self), steps * batch_size, seed, epoch).reshape(steps, batch_size)
+        return prepared.mixed_order(self._sets, steps * batch_size, seed, epoch).reshape(steps, batch_size)
 
     def epochs(self, seed: int, first: int, steps: int, batch_size: int) -> Iterator[dict]:
         """Endless training batches, `steps` per epoch, from epoch `first` on.
@@ -103,9 +104,14 @@ def load(builder: tfds.core.DatasetBuilder, expressions: dict[str, str], size: i
     Raises:
       UserError: they do not fit into the device's memory; a split cannot be read; a file cannot be written.
     """
-    resolved = {name: prepared.resolve_split(builder, expression) for name, expression in expressions.items()}
-    check_fits(sum(builder.info.splits[split].num_examples for split in resolved.values() if split), size)
-    return {name: _load(builder, expression, size) for name, expression in resolved.items()}
+    check_fits(count(builder, expressions), size)
+    return {name: _load(builder, prepared.resolve_split(builder, split), size) for name, split in expressions.items()}
+
+
+def count(builder: tfds.core.DatasetBuilder, expressions: dict[str, str]) -> int:
+    """How many photos the splits hold together."""
+    resolved = (prepared.resolve_split(builder, expression) for expression in expressions.values())
+    return sum(builder.info.splits[expression].num_examples for expression in resolved if expression)
 
 
 def check_fits(number: int, size: int) -> None:
@@ -151,7 +157,7 @@ def _empty(size: int) -> UInt8[np.ndarray, '0 {size} {size} 3']:
 def _open(path: Path) -> Split:
     with path.with_suffix('.npz').open('rb') as file, np.load(file) as labels:
         photos, labels = np.load(path, mmap_mode='r'), dict(labels)
-        return Split(photos, **labels)
+        return Split(photos, **({'xyz': None} | labels))
 
 
 def _is_kept(builder: tfds.core.DatasetBuilder, expression: str, size: int, path: Path) -> bool:
@@ -161,7 +167,7 @@ def _is_kept(builder: tfds.core.DatasetBuilder, expression: str, size: int, path
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):  # absent, truncated, or no arrays
         return False
     number = builder.info.splits[expression].num_examples
-    lengths = {len(x) for x in (kept.photos, kept.keypoints, kept.xyz, kept.names)}
+    lengths = {len(x) for x in (kept.photos, kept.keypoints, kept.names)}
     if kept.photos.dtype != np.uint8 or kept.photos.shape[1:] != (size, size, 3) or lengths != {number}:
         return False
     at = np.linspace(0, number - 1, min(SAMPLES, number)).astype(int)
@@ -181,7 +187,7 @@ def _keep(split: Split, size: int, path: Path) -> None:
                 photos[i] = photo
         photos.flush()
     with files.replacing(path.with_suffix('.npz')) as temporary:
-        labels = {name: getattr(split, name) for name in ('keypoints', 'xyz', 'names', 'occluded')}
+        labels = {name: getattr(split, name) for name in LABELS}
         np.savez(temporary, **{name: label for name, label in labels.items() if label is not None})
 
 

@@ -36,6 +36,8 @@ class Source(Protocol):
 class SplitSource(Source, Protocol):
     """The images of one split."""
 
+    left: np.ndarray | None  # (n,) bool, a left hand, whose image is mirrored; None: all are right
+
     def __len__(self) -> int: ...
 
     def once(self, batch_size: int, indices: np.ndarray | None = None) -> Iterator[Batch]:
@@ -69,11 +71,20 @@ def load(config: ConfigDict, expressions: dict[str, str]) -> dict[str, prepared.
     Raises:
       UserError: the data, or a split, cannot be read, or do not fit into memory.
     """
+    members = prepared.members(config.data)
     with sharding.main_first():
-        builder = prepared.open_dataset(config.data)
-        if config.data.source == 'tfdata':
-            return {name: prepared.load(builder, expression) for name, expression in expressions.items()}
-        return resident.load(builder, expressions, config.data.image_size)
+        return _load(config, expressions, members, [prepared.open_dataset(member.data) for member in members])
+
+
+def _load(config: ConfigDict, expressions: dict[str, str], members: list, builders: list) -> dict[str, prepared.Split]:
+    names, weights = [member.data.dataset for member in members], [member.weight for member in members]
+    if config.data.source == 'tfdata':
+        loaded = [{name: prepared.load(builder, split) for name, split in expressions.items()} for builder in builders]
+    else:
+        size = config.data.image_size
+        resident.check_fits(sum(resident.count(builder, expressions) for builder in builders), size)
+        loaded = [resident.load(builder, expressions, size) for builder in builders]
+    return {split: prepared.mix([one[split] for one in loaded], names, weights) for split in expressions}
 
 
 def open_split(split: prepared.Split, config: ConfigDict) -> SplitSource:
@@ -92,19 +103,22 @@ def open_data(config: ConfigDict) -> Data:
     """
     data = config.data
     expressions = {name: data[f'{name}_split'] for name in ('train', 'validation', 'test')}
-    splits = load(config, expressions)
+    members = prepared.members(data)
+    with sharding.main_first():
+        builders = [prepared.open_dataset(member.data) for member in members]
+        splits = _load(config, expressions, members, builders)
     for name, split in splits.items():
         sharding.say(f'{name:10s} {len(split):6d} images ({data.dataset} {expressions[name]})')
-    if not len(splits['train']):
-        raise UserError(f'config.data.train_split={data.train_split!r} of {data.dataset} holds no photos')
+    for (size, _), member in zip(splits['train'].sets, members, strict=True):
+        if not size:
+            raise UserError(f'config.data.train_split={data.train_split!r} of {member.data.dataset} holds no photos')
     if not len(splits['validation']):
         sharding.say('No images to validate on: no early stopping, and the best checkpoint is by the training loss.')
     if data.mean:
         mean, std = np.float32(data.mean), np.float32(data.std)
     else:
-        encoded = splits['train'].photos.tolist() if data.source == 'tfdata' else None
         with sharding.main_first():
-            mean, std = prepared.channel_statistics(prepared.open_dataset(data), data.train_split, encoded)
+            mean, std = _channel_statistics(builders, splits['train'], data)
     relative_hand_size = prepared.relative_hand_size(splits['train'])
     if data.source == 'tfdata' and data.cache:
         from hpe_jax.data import pipeline
@@ -117,3 +131,17 @@ def open_data(config: ConfigDict) -> Data:
 
         train = live.Live(data, config.seed)
     return Data(train, opened, mean, std, relative_hand_size)
+
+
+def _channel_statistics(builders: list, train: prepared.Split, data: ConfigDict) -> tuple[np.ndarray, np.ndarray]:
+    """Those of each set's training split, pooled by the sets' weights."""
+    sizes, weights = zip(*train.sets, strict=True)
+    of_sets = [
+        prepared.channel_statistics(builder, data.train_split, photos.tolist() if data.source == 'tfdata' else None)
+        for builder, photos in zip(builders, np.split(train.photos, np.cumsum(sizes)[:-1]), strict=True)
+    ]
+    if len(of_sets) == 1:
+        return of_sets[0]
+    means, stds = map(np.float64, zip(*of_sets, strict=True))
+    mean, square = (np.average(x, 0, weights) for x in (means, stds**2 + means**2))
+    return np.float32(mean), np.float32(np.sqrt(square - mean**2))

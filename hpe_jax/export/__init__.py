@@ -10,6 +10,7 @@ model: every file is loaded back and compared before it gets its name.
 import hashlib
 import importlib
 import inspect
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -150,7 +151,10 @@ def training_data(config: ConfigDict | None, meta: dict) -> dict:
         return {'dataset': 'freihand', **features.LICENCES['freihand'], 'weights': CONVERTED, **meta['source']}
     live = config.data.source == 'live'
     dataset = f'synthetic_hands/{config.data.live_preset}' if live else config.data.dataset
-    return {'dataset': dataset, **features.LICENCES.get(dataset.partition('/')[0], {'licence': 'unknown'})}
+    names = dict.fromkeys(re.split('[/:]', member.strip())[0] for member in dataset.split(','))
+    licences = [features.LICENCES.get(name, {'licence': 'unknown'}) for name in names]
+    merged = {key: '; '.join(one[key] for one in licences if key in one) for key in ('licence', 'link')}
+    return {'dataset': dataset, **{key: value for key, value in merged.items() if value}}
 
 
 def ancestors(run: trained_model.TrainedModel) -> Iterator[tuple[ConfigDict | None, dict]]:
@@ -158,11 +162,11 @@ def ancestors(run: trained_model.TrainedModel) -> Iterator[tuple[ConfigDict | No
     config, seen = run.config, set()
     yield config, run.meta
     while config.init_from and config.init_from not in seen:
-        workdir = config.init_from
-        seen.add(workdir)
+        seen.add(config.init_from)
+        workdir = trained_model.locate(config.init_from)
         try:
             config, kept = configuration.load(workdir), checkpoint.Checkpoints(workdir, read_only=True)
             yield config, kept.meta(kept.best())
         except Exception:  # orbax raises anything where a checkpoint is absent or corrupt
-            yield None, {'run': workdir}
+            yield None, {'run': str(workdir)}
             return

@@ -47,8 +47,8 @@ def is_video(file: str) -> bool:
 class Boxes:
     """The boxes of --boxes.
 
-    A file in it is an input if its path, from the boxes' folder or the working directory, is the input's; or else if the
-    input's path ends like it, with its folder's name where it has one. `unmatched`: its files that are no input.
+    A file in it is an input if its path, from the boxes' folder or the working directory, is the input's; or else if
+    the input's path ends like it, with its folder's name where it has one. `unmatched`: its files that are no input.
     """
 
     def __init__(self, path: str, inputs: Sequence[str]):

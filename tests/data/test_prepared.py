@@ -99,3 +99,47 @@ def test_relative_hand_size_is_the_median_of_hands_that_lie_in_the_photo():
     assert prepared.relative_hand_size(split) == pytest.approx((0.2 + 0.4) / 2)
     keypoints[:2, 1] = -1
     assert prepared.relative_hand_size(split) == pytest.approx(0.2)
+
+
+def test_a_mixtures_members_have_their_own_fields(tmp_path):
+    data = config(tmp_path, 'a, b, ', 'freihand/full:1, coco_hands:0.5,synthetic_hands/full')
+    data.joints, data.handedness = 'rhd', 'right,left,right'
+    (first, *rest), weights = zip(*prepared.members(data), strict=True)
+    assert weights == (1, 0.5, 1) and [one.dataset for one in rest] == ['coco_hands', 'synthetic_hands/full']
+    assert (first.manual_dir, rest[0].manual_dir, rest[1].manual_dir) == ('a', 'b', '')
+    assert (first.joints, rest[1].joints, rest[0].handedness) == ('rhd', 'rhd', 'left')
+    alone = config(tmp_path, 'a,b')
+    assert prepared.members(alone) == [(alone, 1.0)]
+
+
+@pytest.mark.parametrize('weight', ['0', '-1', 'nan', 'inf', 'much'])
+def test_weights_are_positive_numbers(tmp_path, weight):
+    with pytest.raises(UserError, match='the weight of freihand/raw must be a positive number'):
+        prepared.members(config(tmp_path, '', f'freihand/raw:{weight}, coco_hands'))
+
+
+def test_fields_of_a_mixture_have_one_value_or_one_for_each_set(tmp_path):
+    with pytest.raises(UserError, match="manual_dir='a,b': 2 values; expected one, or one for each of the 3 data sets"):
+        prepared.members(config(tmp_path, 'a,b', 'freihand/raw, coco_hands, synthetic_hands'))
+    with pytest.raises(UserError, match='several data sets where one is expected'):
+        prepared.open_dataset(config(tmp_path, '', 'freihand/raw, coco_hands'))
+
+
+def test_the_order_of_one_set_is_epoch_order():
+    for parts in ([(10, 1.0)], [(10, 0.3)]):
+        np.testing.assert_array_equal(prepared.mixed_order(parts, 25, 3, 4), prepared.epoch_order(10, 25, 3, 4))
+
+
+def test_a_mixture_is_drawn_by_its_weights_and_is_a_pure_function():
+    parts = [(50, 1.0), (7, 0.5), (1000, 2.5)]
+    order = prepared.mixed_order(parts, 401, seed=1, epoch=3)
+    np.testing.assert_array_equal(order, prepared.mixed_order(parts, 401, seed=1, epoch=3))
+    drawn = np.split(np.sort(order), np.searchsorted(np.sort(order), [50, 57]))
+    assert [len(one) for one in drawn] == [100, 50, 251]
+    for (number, _), one in zip(parts, drawn, strict=True):  # each comes once before any comes twice
+        counts = np.bincount(one - one.min(), minlength=number if number < len(one) else 0)
+        assert np.ptp(counts[counts > 0]) <= 1 and (number > len(one) or len(np.unique(one)) == number)
+    first = np.searchsorted([50, 57], order[:100], 'right')  # spread over the epoch
+    assert 10 < (first == 0).sum() < 40
+    for other in (prepared.mixed_order(parts, 401, 1, 4), prepared.mixed_order(parts, 401, 2, 3)):
+        assert not np.array_equal(order, other)

@@ -227,6 +227,11 @@ def test_the_licence_is_that_of_the_photos_of_a_run_and_of_those_before_it(run, 
     tuned, start = data(**rendered, init_from=str(tiny_run))
     assert tuned['dataset'] == 'synthetic_hands/studio' and start['dataset'] == 'freihand/raw'
     assert 'cite Zimmermann' in start['licence'] and start['link'].startswith('https://lmb')
+    (one,) = data(**{'data.dataset': 'freihand/raw:2, coco_hands:0.5,freihand/full'})
+    assert one['licence'].startswith('research only') and "; unknown: the user's own photos" in one['licence']
+    assert one['licence'].count('Zimmermann') == 1
+    (_, start) = data(**rendered, init_from='hands')
+    assert start['dataset'].startswith('synthetic_hands/')
     tuned, start = data(**rendered, init_from='/no/such/run')
     assert start['licence'] == 'unknown: /no/such/run, which this run started from, is not here'
 

@@ -31,6 +31,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         tfds.core.BuilderConfig(name='full', description='All four versions of every photo (130,240).'),
     ]
     MANUAL_DOWNLOAD_INSTRUCTIONS = f'Extract {URL}FreiHAND_pub_v2.zip (and FreiHAND_pub_v2_eval.zip) there.'
+    fingerprint = staticmethod(folder.fingerprint)
 
     @classmethod
     def find_config(cls, name: str) -> tfds.core.BuilderConfig | None:
