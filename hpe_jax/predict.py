@@ -266,7 +266,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="x0, y0, x1, y1 around the hands: JSON {file: box}, or a run's output",
     )
     add('--refine', type=int, default=1, metavar='N', help='crop again around what was found, so often (default 1)')
-    add('--min_score', type=float, default=0.5, help='search for a hand with a lower score; 0 never (default 0.5)')
+    add('--min_score', type=float, help='leave out hands below it; default 0.9, and 0.5 of networks without presence')
     add('--smooth', action='store_true', help='videos: a one-euro filter on the tracks')
     add('--batch_size', type=int, default=16, help='photos at a time (default 16)')
     add('--compilation_cache', default=runtime.COMPILED, metavar='DIR', help='as of hpe_jax.main')

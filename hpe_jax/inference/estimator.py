@@ -39,7 +39,10 @@ SMALLEST_SIDE = 8.0  # pixels of the picture: a hand that fell together to a poi
 LARGEST = 4  # side of a crop, in the picture's longer side
 WINDOWS = 1.0, 0.62, 0.38, 0.24  # sides of the windows that are searched, as parts of the picture's longer side
 SPACING = 0.4  # of neighbouring windows, as a part of their side, at most
-SURE = 0.9  # presence in the whole picture as one crop, which need not be searched then
+# Presence of 99 % of the hands and of 2 % of the crops without one among unseen renders: experiments/records/hands.json.
+MIN_PRESENCE = 0.9
+MIN_SCORE = 0.5  # mean height of the peaks, of networks without a head for presence
+SURE = 0.97  # presence in the whole picture as one crop, which need not be searched then
 DOUBT = 0.2  # of its side, at which a hand that is followed becomes one of the other
 CANDIDATES = 6  # windows that are looked into more closely
 BATCH = 32  # crops that the network sees at once
@@ -80,7 +83,7 @@ class HandPoseEstimator:
         decoder: str = '',
         hand: str = 'auto',
         refine: int = 1,
-        min_score: float = 0.5,
+        min_score: float | None = None,
     ):
         """
         Args:
@@ -90,7 +93,7 @@ class HandPoseEstimator:
             with the higher score.
           refine: how often to crop again around what was found. 0: the first crop's answer, whatever it is.
           min_score: a hand with a lower score is lost, or was none. Of networks with a head for presence it is a
-            probability; of others it depends on the network.
+            probability, MIN_PRESENCE by default; of others it depends on the network, MIN_SCORE by default.
 
         Raises:
           UserError: one of them is unknown or impossible.
@@ -101,9 +104,11 @@ class HandPoseEstimator:
             raise UserError(f'refine={refine}: must be at least 0')
         self.run = run = trained_model.load() if run is None else run
         self.decoder, self.hand = run.known_decoder(decoder), hand
-        self.refine, self.min_score = refine, min_score
+        self.refine = refine
         self.relative_hand_size = run.meta.get('relative_hand_size') or RELATIVE_HAND_SIZE
         self.heads = trained_model.heads(run.config)
+        usual = MIN_PRESENCE if 'presence' in self.heads else MIN_SCORE
+        self.min_score = usual if min_score is None else min_score
 
     @classmethod
     def load(cls, workdir: str | Path = trained_model.SHIPPED, **options) -> 'HandPoseEstimator':
