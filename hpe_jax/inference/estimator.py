@@ -39,7 +39,7 @@ SMALLEST_SIDE = 8.0  # pixels of the picture: a hand that fell together to a poi
 LARGEST = 4  # side of a crop, in the picture's longer side
 WINDOWS = 1.0, 0.62, 0.38, 0.24  # sides of the windows that are searched, as parts of the picture's longer side
 SPACING = 0.4  # of neighbouring windows, as a part of their side, at most
-# Presence of 99 % of the hands and of 2 % of the crops without one among unseen renders: experiments/records/hands.json.
+# Reached by 99 % of the hands and 2 % of the crops without one of unseen renders: experiments/records/hands.json.
 MIN_PRESENCE = 0.9
 MIN_SCORE = 0.5  # mean height of the peaks, of networks without a head for presence
 SURE = 0.97  # presence in the whole picture as one crop, which need not be searched then
@@ -69,7 +69,7 @@ class HandPose(NamedTuple):
         sure = self.keypoints[self.scores >= np.median(self.scores) / 2]
         return np.concatenate([sure.min(0), sure.max(0)])
 
-    def scaled(self, factor: float) -> 'HandPose':
+    def scaled(self, factor: float | int) -> 'HandPose':
         """The same in a picture of another size."""
         return self._replace(keypoints=self.keypoints * factor)
 
