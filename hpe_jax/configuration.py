@@ -32,7 +32,7 @@ RANGES = {
     'heatmap.sigma': (0.01, 1000),
     'loss.presence': (0, MOST),
     'loss.handedness': (0, MOST),
-    'optimizer.learning_rate': (0, 1000),
+    'optimizer.learning_rate': (0, 1e38),
     'optimizer.clip': (0, MOST),
     'optimizer.cosine.warmup': (0, 1),
     'optimizer.cosine.final': (0, 1),

@@ -157,7 +157,7 @@ def test_hosts_heatmaps_are_as_large_as_the_photos():
         ('train.early_stopping.window', 0, 'must be at least 1'),
         ('train.early_stopping.patience', -1, 'must be at least 0'),
         ('train.average', 1.5, 'must lie between 0 and 1'),
-        ('optimizer.learning_rate', float('nan'), 'must lie between 0 and 1000'),
+        ('optimizer.learning_rate', float('nan'), 'must lie between 0 and 1e'),
         ('optimizer.cosine.warmup', -0.1, 'must lie between 0 and 1'),
         ('heatmap.sigma', 0.0, 'must lie between 0.01 and 1000'),
         ('seed', -1, 'must be at least 0'),
