@@ -43,7 +43,7 @@ class Several(UserError):
             f'{name}: holds {number} images but one is wanted; read(file, first_frame=True) of '
             'hpe_jax.inference.images takes the first, hpe_jax.predict takes all'
         )
-        self.animated = animated
+        self.number, self.animated = number, animated
 
 
 class NoPicture(UserError):
