@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hpe_jax import HandPoseEstimator, evaluate, hand, predict
+from hpe_jax import HandPoseEstimator, evaluate, files, hand, predict
 from hpe_jax.errors import UserError
 from hpe_jax.inference import inputs, outputs, video
 from tests.inference.test_estimator import canvas
@@ -347,6 +347,13 @@ def test_names_that_are_not_utf8_are_predicted(quick, folder, tmp_path, form):
     boxes = outputs.read_boxes(tmp_path / 'out' / outputs.FORMATS[form])
     assert [os.path.basename(os.fsencode(file)) for file in boxes] == [b'caf\xe9.png']
     assert quick(folder, f'--boxes={tmp_path / "out" / outputs.FORMATS[form]}')[0] == 0
+
+
+def test_one_run_at_a_time_writes_into_a_folder(quick, folder, tmp_path):
+    (tmp_path / 'out').mkdir()
+    with files.locked(tmp_path / 'out'), pytest.raises(UserError, match='out is in use by process [0-9]+ on '):
+        quick(folder)
+    assert quick(folder)[0] == 0
 
 
 def test_what_was_predicted_is_written_whatever_ends_the_run(quick, folder, tmp_path, monkeypatch):

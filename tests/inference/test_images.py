@@ -147,7 +147,7 @@ def test_ranges_that_the_type_leaves_open_are_taken_by_the_largest_value_and_sta
     for given in (tiff(levels), levels):
         found = images.picture(given)
         np.testing.assert_allclose(found.image, expected, atol=1)
-        own = given is levels and top in (1, 65535)  # which nobody need be told
+        own = given is levels and top in (1, 65535)
         assert found.note == ('' if own else f'grey levels taken as 0 to {top:g}') and found.size == (48, 32)
 
 

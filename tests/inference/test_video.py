@@ -224,7 +224,7 @@ def test_an_animated_picture_is_a_video(tmp_path):
         np.testing.assert_array_equal(frame.image, np.asarray(image))
 
 
-def test_a_video_is_known_by_its_content_and_a_list_of_files_is_none(tmp_path):
+def test_a_video_is_known_by_its_content_and_a_list_of_files_is_refused(tmp_path):
     path = encode(tmp_path / 'a.mp4', 'libx264', noise(3)).rename(tmp_path / 'photo.jpg')
     frames = tmp_path / 'list.mp4'
     frames.write_text(f"ffconcat version 1.0\nfile '{path.name}'\n")
