@@ -7,7 +7,8 @@ GET /model     what the page must know: the facts of hand.py, and the run's name
 POST /predict  a picture file's bytes -> the hand in it; `Demo.predict` has the query and the answer
 
 Nothing is stored, not even between two requests: a page that follows a hand through a video sends the last one back.
-Errors are {"error": one sentence}, with status 400 for what was sent, 413 if it is too large, 403 for foreign pages.
+Errors are {"error": one sentence}, with status 400 for what was sent, 413 if it is too large, 408 if it stands still,
+403 for foreign pages, 503 while too many wait or where a picture takes too long.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ import errno
 import functools
 import ipaddress
 import json
+import re
 import signal
 import socket
 import sys
@@ -23,7 +25,6 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import numpy as np
 from absl import app, flags, logging
@@ -42,8 +43,20 @@ HEADERS = {
     'Content-Security-Policy': "default-src 'none'; connect-src 'self'; img-src data:; script-src 'unsafe-inline'; "
     "style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
     'Cache-Control': 'no-store',
+    'X-Content-Type-Options': 'nosniff',
+    'Referrer-Policy': 'no-referrer',
+    'Cross-Origin-Opener-Policy': 'same-origin',
+    'Cross-Origin-Embedder-Policy': 'require-corp',
+    'Cross-Origin-Resource-Policy': 'same-origin',
 }
+# Of aiohttp: bodies are not unpacked; what is sent after an answer is read for a second, then the connection is closed;
+# a request ends when its client hangs up.
+HANDLER = {'auto_decompress': False, 'lingering_time': 1.0, 'handler_cancellation': True}
+HOST = re.compile(r'(\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z.-]+)(:[0-9]{1,5})?')  # of a Host header
 MAX_BYTES = 50_000_000
+MAX_WAITING = 32  # requests for a prediction at a time, uploads included
+IDLE = 10.0  # seconds that an upload may stand still
+LONGEST = 60.0  # seconds that a request may take, from its first byte on
 MAX_HANDS = 2
 WARM_UP = (480, 640), (480, 480)  # of a webcam, and square: between them they compile all that most photos need
 
@@ -103,7 +116,7 @@ class Demo:
         Returns:
           keypoints [[x, y] * 21] in pixels of the upright picture, their scores, box [x0, y0, x1, y1], handedness,
           score, presence, width, height; `others`, further hands with the same of them; `followed`, whether `last` led
-          there; `decoder`; `ms`, what the model took.
+          there; `decoder`; `ms`, what the model took; `note`, what the file left open, and how it was taken, or ''.
 
         Raises:
           UserError: it is no picture, or something of the query is unknown or malformed.
@@ -113,13 +126,13 @@ class Demo:
             raise UserError(f'hand {side!r}: unknown; choose from {", ".join(HANDS)}')
         estimator = self.estimator(self.run.known_decoder(decoder))
         estimator.hand = side  # of nobody else: the worker is one
-        image = images.read(data, query.get('name') or 'the file')
-        height, width = image.shape[:2]
+        image, note = first_picture(data, query.get('name') or 'the file')
+        width, height = image.size
         last, box = parse_hands(query['last']) if 'last' in query else [], None
         if 'box' in query:
             box = geometry.checked_box(query['box'].split(',')).clip(0, [width, height, width, height])
         start = time.perf_counter()
-        last = [one for one in last if side in ('auto', one.handedness) and is_near(one, image)]
+        last = [one for one in last if side in ('auto', one.handedness) and is_near(one, image.size)]
         hands = [one for one in estimator.follow(image, last) if one.score >= self.min_score] if last else []
         hands, followed = apart(hands), bool(hands)
         self._frames += 1
@@ -134,8 +147,22 @@ class Demo:
             'height': height,
             'followed': followed,
             'decoder': decoder,
+            'note': note,
             'ms': round(1000 * (time.perf_counter() - start), 1),
         }
+
+
+def first_picture(data: bytes, name: str) -> tuple[images.Picture, str]:
+    """A file's picture, of several the first, and what there is to say of that choice.
+
+    Raises:
+      UserError: as images.picture.
+    """
+    try:
+        found = images.picture(data, name)
+        return found, found.note
+    except images.Several as e:
+        return images.picture(data, name, first_frame=True), f'the first of {e.number} images'
 
 
 def told(hand: HandPose) -> dict:
@@ -159,7 +186,7 @@ def parse_hands(text: str) -> list[HandPose]:
     try:
         answer = json.loads(text)
         return [_parse_hand(one) for one in (answer, *answer.get('others', ())[: MAX_HANDS - 1])]
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         raise UserError('last: must be the JSON of an answer, with keypoints, scores and handedness') from None
 
 
@@ -167,14 +194,14 @@ def _parse_hand(answer: dict) -> HandPose:
     """Raises ValueError or its like where it is none."""
     keypoints, scores = (np.array(answer[name], np.float64) for name in ('keypoints', 'scores'))
     whole = keypoints.shape == (21, 2) and scores.shape == (21,) and answer['handedness'] in HANDS[:2]
-    if not (whole and np.isfinite(keypoints).all() and np.isfinite(scores).all()):
+    if not (whole and np.isfinite(keypoints).all() and (scores >= 0).all() and (scores <= 1).all()):
         raise ValueError
     return HandPose(keypoints, scores, answer['handedness'])
 
 
-def is_near(last: HandPose, image: np.ndarray) -> bool:
+def is_near(last: HandPose, size: tuple[int, int]) -> bool:
     """Whether a hand can be followed into a picture: one far larger, or far outside, is none that was seen in it."""
-    return bool(np.abs(last.keypoints).max() <= 2 * max(image.shape))
+    return bool(np.abs(last.keypoints).max() <= 2 * max(size))
 
 
 def is_own(host: str, served: str) -> bool:
@@ -182,48 +209,115 @@ def is_own(host: str, served: str) -> bool:
 
     Another site can have its own name lead to this machine (DNS rebinding), and would then read the answers.
     """
+    if not (match := HOST.fullmatch(host)):
+        return False
+    name = match[1].strip('[]').lower()
     with suppress(ValueError):
-        name = urlsplit(f'//{host}').hostname
-        return name in ('localhost', served) or bool(ipaddress.ip_address(name))
+        return name in ('localhost', served.lower()) or bool(ipaddress.ip_address(name))
     return False
+
+
+def is_own_page(request: web.Request, served: str) -> bool:
+    """Whether a request comes from the server's own page, or from nobody's, by the headers that browsers send."""
+    hosts, origin = request.headers.getall('Host', []), request.headers.get('Origin')
+    return (
+        len(hosts) == 1
+        and is_own(hosts[0], served)
+        and origin in (None, f'{request.scheme}://{hosts[0]}')
+        and request.headers.get('Sec-Fetch-Site', 'none') in ('none', 'same-origin')
+    )
+
+
+async def uploaded(request: web.Request) -> bytes:
+    """The request's body.
+
+    Raises:
+      web.HTTPRequestEntityTooLarge, web.HTTPRequestTimeout: it is too large, or stands still.
+      UserError: it is compressed or broken.
+    """
+    if request.headers.get('Content-Encoding', 'identity') != 'identity':
+        raise UserError('the upload is compressed: send the file as it is')
+    data = bytearray()
+    while True:
+        try:
+            async with asyncio.timeout(IDLE):
+                part = await request.content.readany()
+        except TimeoutError:
+            raise web.HTTPRequestTimeout from None
+        except Exception as e:
+            raise UserError('the upload is broken: send the file again') from e
+        data += part
+        if len(data) > MAX_BYTES:
+            raise web.HTTPRequestEntityTooLarge(MAX_BYTES, len(data))
+        if not part:
+            return bytes(data)
 
 
 def make_app(demo: Demo, host: str = '127.0.0.1') -> web.Application:
     """The server. `host`: as it is bound to; a name that pages may call it by."""
 
+    waiting = 0
+
     @web.middleware
     async def guarded(request: web.Request, handler: Callable) -> web.StreamResponse:
-        """Turns foreign pages away, and says what went wrong in one sentence."""
-        origin = request.headers.get('Origin')
-        if not is_own(request.host, host) or (origin and urlsplit(origin).netloc != request.host):
+        """Turns foreign pages away, and reports what went wrong in one sentence."""
+        response = await answered(request, handler)
+        response.headers.update(HEADERS)
+        return response
+
+    async def answered(request: web.Request, handler: Callable) -> web.StreamResponse:
+        if not is_own_page(request, host):
             return error(403, 'this server answers its own page only: open it by the address that it printed')
         try:
-            return await handler(request)
+            async with asyncio.timeout(LONGEST):
+                return await handler(request)
         except UserError as e:
             return error(400, str(e))
+        except TimeoutError:
+            return error(503, f'the answer took more than {LONGEST:.0f} seconds: try again, or send a smaller picture')
+        except web.HTTPRequestTimeout:
+            return error(408, f'the upload stood still for {IDLE:.0f} seconds: send it again')
         except web.HTTPRequestEntityTooLarge:
             return error(413, f'the file is too large: {MAX_BYTES // 10**6} MB at most')
         except web.HTTPException as e:
             return error(e.status, f'{request.method} {request.path}: {e.reason}')
+        except Exception as e:
+            return error(500, f'the picture could not be predicted: {type(e).__name__} {str(e).partition(chr(10))[0]}')
 
     async def page(request: web.Request) -> web.FileResponse:
-        return web.FileResponse(PAGE, headers=HEADERS)
+        return web.FileResponse(PAGE)
 
     async def model(request: web.Request) -> web.Response:
-        return web.json_response(demo.model(), headers={'Cache-Control': 'no-store'})
+        return web.json_response(demo.model())
 
     async def predict(request: web.Request) -> web.Response:
-        data = await request.read()
-        loop = asyncio.get_running_loop()
-        return web.json_response(await loop.run_in_executor(demo.worker, demo.predict, data, request.query))
+        nonlocal waiting
+        if waiting >= MAX_WAITING:
+            return error(503, f'{MAX_WAITING} pictures are waiting already: try again in a moment')
+        waiting += 1
+        try:
+            data = await uploaded(request)
 
-    application = web.Application(middlewares=[guarded], client_max_size=MAX_BYTES)
+            def work() -> dict:
+                if request.transport is None:  # the client has hung up meanwhile
+                    raise ConnectionResetError
+                return demo.predict(data, request.query)
+
+            return web.json_response(await asyncio.get_running_loop().run_in_executor(demo.worker, work))
+        finally:
+            waiting -= 1
+
+    application = web.Application(middlewares=[guarded], handler_args=HANDLER)
     application.add_routes([web.get('/', page), web.get('/model', model), web.post('/predict', predict)])
     return application
 
 
 def error(status: int, sentence: str) -> web.Response:
-    return web.json_response({'error': sentence}, status=status)
+    """The answer to a request that fails; where its body may not have been read, the last one on its connection."""
+    response = web.json_response({'error': sentence}, status=status)
+    if status not in (400, 404, 405):
+        response.force_close()
+    return response
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -6,21 +6,27 @@ Writes DIR/predictions.json (one entry a hand, see predictions.py; --format csv 
 pictures and videos with the skeletons in DIR/overlays. Without --workdir the shipped model is used. Without --boxes
 each picture is searched for up to --max_hands hands; by a network without a head for presence, for one.
 
-A folder gives the photos and videos in it and below it, by their suffixes; a file that is named is tried whatever its
-suffix. One that cannot be read is listed under `errors` and at the end, and the others are predicted. Interrupted, the
-command leaves what it has done in the same file and goes on from there when it is given again.
+A folder gives the photos and videos in it and below it, by their suffixes; how many others are passed over is stated. A
+file that is named is tried whatever its suffix. An animated picture is a video; of a file of several pictures each has
+its `frame`; --first_frame takes the first one alone. What cannot be read, or drawn, is listed under `errors` and at the
+end, and the others are predicted. Interrupted, the command leaves what it has done in the same file and goes on from
+there when it is given again.
 
 Exit status: 0 all inputs predicted; 1 nothing could be done, for the reason that is said; 2 wrong options; 3 all done
 but for the inputs listed as errors; 130 interrupted.
 """
 
 import argparse
+import contextlib
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from absl import logging
@@ -36,6 +42,18 @@ from hpe_jax.trained_model import SHIPPED
 
 EVERY = 10.0  # seconds between lines where no terminal watches
 FAINT = 0.3  # opacity of a hand whose score is below min_score
+LONGEST_JPEG = 65_500  # pixels
+MOST_PIXELS = 100_000_000  # of a batch
+NAMED = 5  # files that a line of many names
+
+
+class Shot(NamedTuple):
+    """A picture to predict."""
+
+    file: str
+    picture: images.Picture
+    boxes: list  # [None] where it is searched
+    frame: int | None = None  # of a file of several
 
 
 class Overlays:
@@ -44,32 +62,45 @@ class Overlays:
     def __init__(self, folder: Path, paths: Sequence[str], min_score: float):
         self._min_score, self._pool, self._waiting = min_score, ThreadPoolExecutor(), []
         root = os.path.commonpath([os.path.dirname(os.path.abspath(file)) for file in paths])
-        self._paths = {}
+        self._paths, self._further = {}, {}
         for file in paths:
             path = folder / os.path.relpath(os.path.abspath(file), root)
             suffix = '.mp4' if inputs.is_video(file) else '.jpg'
             alone = path.with_suffix(suffix) not in self._paths.values()
             self._paths[file] = path.with_suffix(suffix) if alone else path.with_name(path.name + suffix)
 
-    def path(self, file: str) -> Path:
-        return self._paths[file]
+    def path(self, file: str, ending: str = '') -> Path:
+        """Where a file's overlay lies. `ending`: of one whose kind its name does not show."""
+        if not ending:
+            return self._paths[file]
+        path = self._paths[file].with_name(Path(file).name + ending)
+        while path in (*self._paths.values(), *self._further.values()) and self._further.get((file, ending)) != path:
+            path = path.with_name(f'_{path.name}')
+        self._further[file, ending] = path
+        return path
 
     def draw(self, image: np.ndarray, hands: Sequence[HandPose]) -> np.ndarray:
         opacity = [1.0 if one.score >= self._min_score else FAINT for one in hands]
         keypoints = np.array([one.keypoints for one in hands]).reshape(-1, 21, 2)
         return visualize.overlay(image, keypoints, opacity)
 
-    def photo(self, file: str, image: np.ndarray, hands: Sequence[HandPose]) -> None:
-        self._waiting.append(self._pool.submit(self._save, file, image, hands))
+    def photo(self, shot: Shot, hands: Sequence[HandPose]) -> None:
+        path = self.path(shot.file, '' if shot.frame is None else f'.{shot.frame}.jpg')
+        hands = [one.scaled(1 / shot.picture.scale) for one in hands]
+        self._waiting.append((shot.file, self._pool.submit(self._save, path, shot.picture.image, hands)))
 
-    def wait(self) -> None:
-        """Until all of them are on disk."""
+    def wait(self) -> Iterator[tuple[str, BaseException]]:
+        """Until all of them are on disk. Yields the files of those that could not be written, and why."""
         while self._waiting:
-            self._waiting.pop().result()
+            file, saving = self._waiting.pop()
+            if error := saving.exception():
+                yield file, error
 
-    def _save(self, file: str, image: np.ndarray, hands: Sequence[HandPose]) -> None:
-        with files.replacing(self.path(file)) as temporary:
-            Image.fromarray(self.draw(image, hands)).save(temporary, quality=92)
+    def _save(self, path: Path, image: np.ndarray, hands: Sequence[HandPose]) -> None:
+        drawn = Image.fromarray(self.draw(image, hands))
+        drawn = drawn.reduce(-(-max(drawn.size) // LONGEST_JPEG))
+        with files.replacing(path) as temporary:
+            drawn.save(temporary, quality=92)
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
@@ -98,10 +129,11 @@ class Prediction:
     def __init__(self, estimator: HandPoseEstimator, paths: Sequence[str], output: str | Path, options):
         """Checks everything that can be wrong before any work. `options`: as `arguments` has them."""
         self.estimator, self.output, self.options = estimator, Path(output), options
-        self.inputs = inputs.collect(paths, output)
+        self.inputs, self.passed = inputs.collect(paths, output)
         self.boxes = inputs.Boxes(options.boxes, self.inputs)
         files.check_writable(self.output)
-        self.overlays = Overlays(self.output / 'overlays', self.inputs, estimator.min_score) if options.draw else None
+        folder = self.output / inputs.OVERLAYS
+        self.overlays = Overlays(folder, self.inputs, estimator.min_score) if options.draw else None
         run = estimator.run
         self.searches = 'presence' in estimator.heads
         self.about = {
@@ -114,18 +146,25 @@ class Prediction:
             'min_score': estimator.min_score,
             'smooth': options.smooth,
         }
-        boxes = Path(options.boxes).read_text() if options.boxes else ''
-        self.journal = outputs.Journal(self.output, self.about | {'boxes': boxes, 'draw': options.draw})
-        self.errors, self.empty = [], 0  # empty: photos in which no hand was found
+        boxes = Path(options.boxes).read_text('utf-8', 'replace') if options.boxes else ''
+        settings = {'boxes': boxes, 'draw': options.draw, 'first_frame': options.first_frame}
+        self.journal = outputs.Journal(self.output, self.about | settings)
+        self.errors, self.empty = {}, 0  # empty: pictures in which no hand was found
 
     def run(self) -> None:
+        if self.passed:
+            print(f'Passed over, since their names are of no photos or videos: {several(self.passed)}.', flush=True)
+        if self.boxes.unmatched:
+            print(f'--boxes has files that are no input: {several(self.boxes.unmatched)}.', flush=True)
         todo = [file for file in self.inputs if file not in self.journal.finished]
         if len(todo) < len(self.inputs):
             print(f'Going on: {len(self.inputs) - len(todo)} of {len(self.inputs)} files are done already.', flush=True)
         try:
-            self._photos([file for file in todo if not inputs.is_video(file)])
+            others = self._photos([file for file in todo if not inputs.is_video(file)])
             for file in todo:
-                if inputs.is_video(file):
+                if file in others:
+                    others[file](file)
+                elif inputs.is_video(file):
                     self._video(file)
         finally:
             if self.overlays:
@@ -135,22 +174,31 @@ class Prediction:
         """Writes what was predicted so far; the journal stays until all is."""
         entries = [entry for file in self.inputs for entry in self.journal.entries[file]]
         surroundings = logbook.environment()
-        about = self.about | {'complete': complete, 'joints': hand.JOINTS} | surroundings
-        path = outputs.write(self.output, self.options.format, entries, self.errors, about)
+        notes = {file: note for file, note in self.journal.finished.items() if note}
+        about = {'complete': complete, 'joints': hand.JOINTS, 'passed_over': self.passed, 'notes': notes}
+        about = self.about | about | surroundings
+        errors = [{'file': file, 'error': sentence} for file, sentence in self.errors.items()]
+        path = outputs.write(self.output, self.options.format, entries, errors, about)
         self.journal.close(remove=complete)
         return path
 
-    def _photos(self, todo: Sequence[str]) -> None:
-        """In batches of hands; the next photos are read meanwhile."""
-        batch = []
+    def _photos(self, todo: Sequence[str]) -> dict:
+        """In batches of hands; the next photos are read meanwhile. Returns those files that are of another kind, each
+        with what is to be called with it."""
+        batch, others, read = [], {}, partial(images.picture, first_frame=self.options.first_frame)
         with ThreadPoolExecutor() as pool, Progress(len(todo), 'photo') as bar:
             try:
-                for file, reading in inputs.ahead(pool, images.read, todo, 2 * self.options.batch_size):
+                for file, reading in inputs.ahead(pool, read, todo, 2 * self.options.batch_size):
                     try:
-                        batch.append((file, reading.result(), self.boxes(file)))
-                    except UserError as e:
-                        self._fail(file, e)
-                    if sum(len(boxes) for *_, boxes in batch) >= self.options.batch_size:
+                        batch.append(Shot(file, reading.result(), self.boxes(file)))
+                    except images.Several as e:
+                        others[file] = partial(self._video, reading=video.animation) if e.animated else self._pictures
+                    except Exception as e:
+                        if isinstance(e, images.NoPicture) and video.is_video(file):
+                            others[file] = self._video
+                        else:
+                            self._fail(file, e)
+                    if self._is_full(batch):
                         self._predict(batch)
                         batch = []
                     bar.step()
@@ -158,44 +206,99 @@ class Prediction:
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
+        return others
 
-    def _predict(self, batch: list) -> None:
-        """`batch`: (file, image, boxes) of each photo."""
-        boxed = [(image, box) for _, image, boxes in batch if not self._is_searched(boxes) for box in boxes]
-        hands = iter(self.estimator.predict(*zip(*boxed, strict=True)) if boxed else [])
-        searched = iter(
-            self.estimator.detect([x for _, x, boxes in batch if self._is_searched(boxes)], self.options.max_hands)
-        )
-        for file, image, boxes in batch:
-            found = next(searched) if self._is_searched(boxes) else [next(hands) for _ in boxes]
+    def _is_full(self, batch: Sequence[Shot]) -> bool:
+        pixels = sum(shot.picture.image.size // 3 for shot in batch)
+        return sum(len(shot.boxes) for shot in batch) >= self.options.batch_size or pixels > MOST_PIXELS
+
+    def _pictures(self, file: str) -> None:
+        """Those of a file of several, which are no film."""
+        for batch in self._batches(file):
+            self._predict(batch)
+        self._finish(file)
+
+    def _batches(self, file: str) -> Iterator[list[Shot]]:
+        batch = []
+        try:
+            with images.opened(file) as opened:
+                for frame, picture, _ in images.frames(opened):
+                    batch.append(Shot(file, picture, self.boxes(file, frame), frame))
+                    if self._is_full(batch):
+                        yield batch
+                        batch = []
+        except Exception as e:
+            self._fail(file, e)
+        yield batch
+
+    def _predict(self, batch: list[Shot]) -> None:
+        try:
+            hands = self._hands(batch)
+        except Exception as e:
+            if len(batch) == 1:
+                self._fail(batch[0].file, e)
+            else:  # whose failure it is
+                for shot in batch:
+                    self._predict([shot])
+            return
+        for shot, found in zip(batch, hands, strict=True):
             self.empty += not found
             for one in found:
-                self._add(file, image, one)
+                self._add(shot.file, shot.picture.size, one, shot.frame)
             if self.overlays:
-                self.overlays.photo(file, image, found)
+                self.overlays.photo(shot, found)
         if self.overlays:
-            self.overlays.wait()
-        for file, *_ in batch:
-            self.journal.finish(file)
+            for file, error in self.overlays.wait():
+                self._fail(file, error)
+        for shot in batch:
+            if shot.frame is None:
+                self._finish(shot.file, shot.picture.note)
+
+    def _hands(self, batch: list[Shot]) -> list[list[HandPose]]:
+        """Those of each picture."""
+        boxed = [(shot.picture, box) for shot in batch if not self._is_searched(shot.boxes) for box in shot.boxes]
+        hands = iter(self.estimator.predict(*zip(*boxed, strict=True)) if boxed else [])
+        searched = [shot.picture for shot in batch if self._is_searched(shot.boxes)]
+        found = iter(self.estimator.detect(searched, self.options.max_hands))
+        return [next(found) if self._is_searched(s.boxes) else [next(hands) for _ in s.boxes] for s in batch]
+
+    def _finish(self, file: str, note: str = '') -> None:
+        """Unless it has failed, it need not be predicted again."""
+        if file not in self.errors:
+            self.journal.finish(file, note)
 
     def _is_searched(self, boxes: Sequence) -> bool:
         return self.searches and list(boxes) == [None]
 
-    def _video(self, file: str) -> None:
-        """Frame by frame, since each needs the last one's hand; what comes before a broken frame is kept."""
+    def _video(self, file: str, reading=video.reading) -> None:
+        """Frame by frame, since each needs the last one's hand; what comes before a broken frame is kept.
+
+        reading: video.reading, or video.animation for an animated picture.
+        """
         print(file, flush=True)
         try:
-            with video.reading(file) as clip, Progress(clip.number, 'frame') as bar:
-                if not self.overlays:
-                    self._frames(file, clip, bar, None)
-                else:
-                    with video.writing(self.overlays.path(file), clip.fps, clip.width, clip.height) as write:
-                        self._frames(file, clip, bar, write)
-        except UserError as e:
+            with (
+                reading(file) as clip,
+                Progress(clip.number, 'frame') as bar,
+                self._written(file, clip, '' if inputs.is_video(file) else '.mp4') as write,
+            ):
+                self._frames(file, clip, bar, write)
+        except Exception as e:
             self._fail(file, e)
-        else:
-            if file not in [error['file'] for error in self.errors]:
-                self.journal.finish(file)
+        self._finish(file)
+
+    @contextlib.contextmanager
+    def _written(self, file: str, clip: video.Video, ending: str) -> Iterator:
+        """What writes the overlay's next frame; None where no overlay is asked for, or it cannot be written."""
+        with contextlib.ExitStack() as stack:
+            write = None
+            if self.overlays:
+                path = self.overlays.path(file, ending)
+                try:
+                    write = stack.enter_context(video.writing(path, clip.fps, clip.width, clip.height))
+                except Exception as e:
+                    self._fail(file, e)
+            yield write
 
     def _frames(self, file: str, clip: video.Video, bar: Progress, write) -> None:
         trackers, hands_tracker = [], HandsTracker(self.estimator, self.options.max_hands, self.options.smooth)
@@ -203,32 +306,38 @@ class Prediction:
             for index, seconds, image in clip.frames:
                 boxes = self.boxes(file, index)
                 if self._is_searched(boxes) and not trackers:
-                    hands = hands_tracker(image, seconds)
-                    for one in hands:
-                        self._add(file, image, one, index, seconds)
-                    if write:
-                        write(self.overlays.draw(image, hands), seconds)
-                    bar.step()
-                    continue
-                trackers += [Tracker(self.estimator, self.options.smooth) for _ in boxes[len(trackers) :]]
-                boxes = boxes + [None] * (len(trackers) - len(boxes))
-                tracked = [track(image, seconds, box) for track, box in zip(trackers, boxes, strict=True)]
-                for one in tracked:
-                    self._add(file, image, one.hand, index, seconds)
+                    hands = shown = hands_tracker(image, seconds)
+                else:
+                    trackers += [Tracker(self.estimator, self.options.smooth) for _ in boxes[len(trackers) :]]
+                    boxes = boxes + [None] * (len(trackers) - len(boxes))
+                    tracked = [track(image, seconds, box) for track, box in zip(trackers, boxes, strict=True)]
+                    hands = [one.hand for one in tracked]
+                    shown = [one.hand for one in tracked if one.found]
+                for one in hands:
+                    self._add(file, image.shape[1::-1], one, index, seconds)
                 if write:
-                    write(self.overlays.draw(image, [one.hand for one in tracked if one.found]), seconds)
+                    write = self._write(file, write, self.overlays.draw(image, shown), seconds)
                 bar.step()
-        except UserError as e:  # the video that is written ends here, too
+        except Exception as e:  # the video that is written ends here, too
             self._fail(file, e)
 
-    def _add(self, file: str, image: np.ndarray, one: HandPose, frame: int | None = None, seconds=None) -> None:
+    def _write(self, file: str, write, image: np.ndarray, seconds: float):
+        """One frame of an overlay; returns `write`, or None once it has failed."""
+        try:
+            write(image, seconds)
+        except Exception as e:
+            self._fail(file, e)
+            return None
+        return write
+
+    def _add(self, file: str, size: tuple[int, int], one: HandPose, frame: int | None = None, seconds=None) -> None:
         self.journal.add(
             {
                 'file': file,
                 'frame': frame,
                 'time': seconds,
-                'width': image.shape[1],
-                'height': image.shape[0],
+                'width': size[0],
+                'height': size[1],
                 'keypoints': one.keypoints.tolist(),
                 'scores': one.scores.tolist(),
                 'score': one.score,
@@ -240,8 +349,19 @@ class Prediction:
             }
         )
 
-    def _fail(self, file: str, error: UserError) -> None:
-        self.errors.append({'file': file, 'error': str(error)})
+    def _fail(self, file: str, error: BaseException) -> None:
+        """Lists the error, whatever it is, as that file's; of several the first. A full disk is everybody's."""
+        if isinstance(error, outputs.Unwritable):
+            raise error
+        known = isinstance(error, UserError)
+        sentence = str(error) if known else f'{file}: failed: {type(error).__name__} {str(error).partition(chr(10))[0]}'
+        self.errors.setdefault(file, sentence)
+
+
+def several(names: Sequence[str]) -> str:
+    """How many, and some of them."""
+    more = f' and {len(names) - NAMED} more' if len(names) > NAMED else ''
+    return f'{len(names)} ({", ".join(names[:NAMED])}{more})'
 
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -268,6 +388,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add('--refine', type=int, default=1, metavar='N', help='crop again around what was found, so often (default 1)')
     add('--min_score', type=float, help='leave out hands below it; default 0.9, and 0.5 of networks without presence')
     add('--smooth', action='store_true', help='videos: a one-euro filter on the tracks')
+    add('--first_frame', action='store_true', help='of animated pictures and files of several take the first alone')
     add('--batch_size', type=int, default=16, help='photos at a time (default 16)')
     add('--compilation_cache', default=runtime.COMPILED, metavar='DIR', help='as of hpe_jax.main')
     return parser.parse_args(argv)
@@ -280,6 +401,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       UserError: nothing could be done.
     """
     options = arguments(argv)
+    sys.stdout.reconfigure(errors='backslashreplace')  # for names that are not UTF-8
     for name in ('batch_size', 'max_hands'):
         if getattr(options, name) < 1:
             raise UserError(f'--{name}={getattr(options, name)}: must be at least 1')
@@ -298,10 +420,19 @@ def predict(prediction: Prediction) -> int:
         prediction.run()
     except KeyboardInterrupt:
         interrupted = True
+    except BaseException:
+        prediction.write(complete=False)
+        raise
     path = prediction.write(complete=not interrupted)
-    for error in prediction.errors:
-        print(f'error: {error["error"]}', file=sys.stderr)
+    for error in prediction.errors.values():
+        print(f'error: {error}', file=sys.stderr)
     done, total = len(prediction.journal.finished), len(prediction.inputs)
+    kinds = defaultdict(list)
+    for file, note in prediction.journal.finished.items():
+        kinds[note].append(file)
+    for note, noted in kinds.items():
+        if note:
+            print(f'{several(noted)}: {note}')
     empty = f', {prediction.empty} photos without a hand' if prediction.empty else ''
     print(f'{done} of {total} files predicted, {len(prediction.errors)} errors{empty}: {path}', flush=True)
     if interrupted:

@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import gzip
 import io
 import json
 import os
@@ -33,6 +34,9 @@ def encoded(array: np.ndarray, kind: str = 'PNG', orientation: int = 1) -> bytes
     file = io.BytesIO()
     Image.fromarray(array).save(file, kind, exif=exif)
     return file.getvalue()
+
+
+LAST = {'keypoints': [[1, 2]] * 21, 'scores': [1] * 21, 'handedness': 'left'}
 
 
 @pytest.fixture(scope='module')
@@ -117,6 +121,16 @@ def test_every_decoder(run, served):
         (encoded(PHOTO), {'last': '[]'}, 'last: must be'),
         (encoded(PHOTO), {'last': json.dumps({'keypoints': 10**400, 'scores': [1]})}, 'last: must be'),
         (encoded(PHOTO), {'last': '{"keypoints": [[1, 2]], "scores": [1], "handedness": "left"}'}, 'last: must be'),
+        (encoded(PHOTO), {'last': '[' * 2000}, 'last: must be'),
+        (encoded(PHOTO), {'last': json.dumps({**LAST, 'scores': [-1] * 21})}, 'last: must be'),
+        (encoded(PHOTO), {'last': json.dumps({**LAST, 'scores': [1e300] * 21})}, 'last: must be'),
+        (encoded(PHOTO), {'last': json.dumps({**LAST, 'others': [{**LAST, 'scores': [-1] * 21}]})}, 'last: must be'),
+        (encoded(np.full((9, 9), np.nan, np.float32), 'TIFF'), {}, 'the file: its grey levels must be finite'),
+        (
+            encoded(np.zeros((3, 6000), np.uint8)),
+            {},
+            'the file: a picture of 6000 x 3 pixels is over 200 times as long',
+        ),
         (
             encoded(PHOTO),
             {'last': json.dumps({'keypoints': [[float('nan'), 0]] * 21, 'scores': [1] * 21, 'handedness': 'left'})},
@@ -193,11 +207,120 @@ def test_the_page_is_told_what_it_must_know(run, served):
         ({'Host': 'localhost:8000', 'Origin': 'http://localhost:9000'}, 403),
         ({'Host': 'localhost:8000', 'Origin': 'https://elsewhere.org'}, 403),
         ({'Host': 'localhost:8000', 'Origin': 'null'}, 403),
+        ({'Host': 'localhost:8000', 'Origin': ''}, 403),
+        ({'Host': 'localhost:8000', 'Origin': 'https://localhost:8000'}, 403),
+        ({'Host': 'evil\\@localhost'}, 403),
+        ({'Host': 'evil@localhost'}, 403),
+        ({'Host': ''}, 403),
+        ({'Host': 'LOCALHOST:8000', 'Sec-Fetch-Site': 'same-origin'}, 200),
+        ({'Host': 'localhost:8000', 'Sec-Fetch-Site': 'none'}, 200),
+        ({'Host': 'localhost:8000', 'Sec-Fetch-Site': 'same-site'}, 403),
+        ({'Host': 'localhost:8000', 'Sec-Fetch-Site': 'cross-site'}, 403),
     ],
     ids=str,
 )
 def test_foreign_pages_are_turned_away(served, headers, status):
     assert ask(served, host='own.name', headers=headers)[0] == status
+
+
+@pytest.mark.parametrize('encoding', ['gzip', 'deflate', 'br', 'no such'])
+def test_a_compressed_body_is_refused_whole_or_broken(served, encoding):
+    for data in (b'neither', gzip.compress(bytes(9**7))):
+        answer = ask(served, 'POST', '/predict', data=data, headers={'Content-Encoding': encoding})
+        assert answer == (400, {'error': 'the upload is compressed: send the file as it is'})
+
+
+def spoken(served, text: bytes, count: int = 1) -> list[bytes]:
+    """What the server answers to raw bytes on each of several connections, until it closes them."""
+
+    async def connections():
+        server = TestServer(demo.make_app(served))
+        await server.start_server()
+        streams = [await asyncio.open_connection('127.0.0.1', server.port) for _ in range(count)]
+        for _, writer in streams:
+            writer.write(text)
+        answers = [await asyncio.wait_for(reader.read(), 30) for reader, _ in streams]
+        for _, writer in streams:
+            writer.close()
+        await server.close()
+        return answers
+
+    return asyncio.run(connections())
+
+
+def test_a_request_without_a_host_is_turned_away(served):
+    (answer,) = spoken(served, b'GET /model HTTP/1.0\r\n\r\n')
+    assert b' 403 ' in answer.splitlines()[0]
+
+
+def test_idle_uploads_are_closed_and_the_queue_is_bounded(served, monkeypatch):
+    monkeypatch.setattr(demo, 'IDLE', 0.3)
+    monkeypatch.setattr(demo, 'MAX_WAITING', 3)
+    upload = b'POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nabc'
+    statuses = sorted(answer.split()[1] for answer in spoken(served, upload, 5))
+    assert statuses == [b'408'] * 3 + [b'503'] * 2
+    assert predict(served, encoded(PHOTO))['width'] == 120
+
+
+def test_a_request_has_a_time_limit(run, monkeypatch):
+    served, over = demo.Demo(HandPoseEstimator(run)), threading.Event()
+    monkeypatch.setattr(served, 'predict', lambda data, query: over.wait(30))
+    monkeypatch.setattr(demo, 'LONGEST', 0.2)
+    try:
+        status, answer = ask(served, 'POST', '/predict', data=b'a')
+        assert status == 503 and answer['error'].startswith('the answer took more than 0 seconds: try again')
+    finally:
+        over.set()
+
+
+def test_work_of_clients_that_hung_up_is_dropped(run, monkeypatch):
+    served, go, begun = demo.Demo(HandPoseEstimator(run)), threading.Event(), []
+
+    def slow(data, query):
+        begun.append(bytes(data))
+        assert go.wait(30)
+        return {}
+
+    monkeypatch.setattr(served, 'predict', slow)
+
+    async def requests():
+        async with TestServer(demo.make_app(served)) as server:
+            ask = b'POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\n'
+            streams = []
+            for i in range(4):
+                streams.append(await asyncio.open_connection('127.0.0.1', server.port))
+                streams[-1][1].write(ask + str(i).encode())
+                while not begun:
+                    await asyncio.sleep(0.01)
+                await asyncio.sleep(0.05)
+            for _, writer in streams[1:3]:
+                writer.transport.abort()
+            await asyncio.sleep(0.1)
+            go.set()
+            for i in 0, 3:
+                assert b' 200 ' in await asyncio.wait_for(streams[i][0].readline(), 30)
+                streams[i][1].close()
+
+    asyncio.run(requests())
+    assert begun == [b'0', b'3']
+
+
+def test_of_several_images_the_first_is_taken_and_stated(served):
+    file = io.BytesIO()
+    Image.fromarray(PHOTO).save(file, 'GIF', save_all=True, append_images=[Image.fromarray(PHOTO[::-1])])
+    assert predict(served, file.getvalue())['note'] == 'the first of 2 images'
+    assert predict(served, encoded(PHOTO))['note'] == ''
+
+
+def test_every_answer_has_the_headers_that_keep_others_out(served):
+    async def answers():
+        async with TestClient(TestServer(demo.make_app(served))) as client:
+            paths = [('GET', '/'), ('GET', '/model'), ('POST', '/predict'), ('GET', '/nothing')]
+            return [dict((await client.request(*path)).headers) for path in paths]
+
+    for headers in asyncio.run(answers()):
+        assert demo.HEADERS.items() <= headers.items()
+    assert demo.HEADERS.keys() >= {'X-Content-Type-Options', 'Referrer-Policy', 'Cross-Origin-Resource-Policy'}
 
 
 @pytest.mark.parametrize(('method', 'path', 'status'), [('GET', '/demo.py', 404), ('GET', '/predict', 405)])

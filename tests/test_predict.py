@@ -1,6 +1,7 @@
 """The command as its users meet it: folders, globs, broken files, videos, interruptions, wrong input."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,10 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hpe_jax import HandPoseEstimator, evaluate, hand, predict
+from hpe_jax import HandPoseEstimator, evaluate, files, hand, predict
 from hpe_jax.errors import UserError
-from hpe_jax.inference import inputs, video
+from hpe_jax.inference import inputs, outputs, video
 from tests.inference.test_estimator import canvas
+from tests.inference.test_video import encode, noise
 
 
 @pytest.fixture
@@ -95,7 +97,7 @@ def test_boxes_and_several_hands_in_one_photo(say, tmp_path, fitted_run):
     Image.fromarray(both).save(tmp_path / 'both.png')
     truth = fitted_run.keypoints[:2] + np.array([[[0, 0]], [[224, 0]]])
     boxes = [[*one.min(0), *one.max(0)] for one in truth]
-    (tmp_path / 'boxes.json').write_text(json.dumps({'elsewhere/both.png': boxes}))
+    (tmp_path / 'boxes.json').write_text(json.dumps({'both.png': boxes}))
     status, content = say(tmp_path / 'both.png', f'--boxes={tmp_path / "boxes.json"}', '--draw', '--batch_size=1')
     found = np.array([entry['keypoints'] for entry in content['predictions']])
     assert status == 0 and found.shape == (2, 21, 2)
@@ -249,10 +251,186 @@ def test_wrong_input_is_answered_in_one_sentence(say, photos, tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'empty').mkdir()
     (tmp_path / 'other.json').write_text('{"z.png": [1, 2, 3, 4]}')
-    (tmp_path / 'wrong.json').write_text('{"a.png": [1, 2, 1, 4]}')
+    (tmp_path / 'wrong.json').write_text('{"photos/a.png": [1, 2, 1, 4]}')
     with pytest.raises(UserError, match=message) as raised:
         say(*arguments)
     assert '\n' not in str(raised.value)
+
+
+@pytest.fixture
+def quick(tiny_run, tmp_path):
+    """As `say`, but of a network that has learnt nothing, one look a picture."""
+
+    def run(*arguments):
+        options = ['--workdir', tiny_run, '--output', tmp_path / 'out', '--refine=0', '--min_score=0', '--hand=right']
+        status = predict.main([str(x) for x in (*options, '--compilation_cache=', '--input', *arguments)])
+        path = tmp_path / 'out/predictions.json'
+        return status, json.loads(path.read_text()) if path.exists() else None
+
+    return run
+
+
+PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8))
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Two photos."""
+    (tmp_path / 'in').mkdir()
+    for name in 'a.png', 'b.png':
+        PHOTO.save(tmp_path / 'in' / name)
+    return tmp_path / 'in'
+
+
+def files_of(content: dict) -> list[str]:
+    return [Path(entry['file']).name for entry in content['predictions']]
+
+
+def test_the_output_folder_may_be_that_of_the_photos(quick, folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (folder / 'labels.csv').touch()
+    for _ in range(2):  # the second run meets the overlays and the output of the first
+        status, content = quick('in', '--output=.', '--draw')
+        content = json.loads(Path('predictions.json').read_text())
+        assert status == 0 and files_of(content) == ['a.png', 'b.png']
+        assert content['passed_over'] == ['in/labels.csv']
+        assert 'no photos or videos: 1 (in/labels.csv).' in capsys.readouterr().out
+        status, _ = quick('.', '--output=.', '--draw')
+        assert status == 0 and sorted(p.name for p in Path('overlays').rglob('*.*')) == ['a.jpg', 'b.jpg']
+
+
+def test_a_pictures_failure_of_any_kind_is_its_own(quick, folder, monkeypatch, capsys):
+    name = 'l' * 251 + '.png'
+    PHOTO.save(folder / name)
+    read = predict.images.picture
+
+    def picture(file, **options):
+        if Path(file).name == 'a.png':
+            raise MemoryError('so\nand so')
+        return read(file, **options)
+
+    monkeypatch.setattr(predict.images, 'picture', picture)
+    hands = predict.Prediction._hands
+
+    def broken(self, batch):
+        if any(Path(shot.file).name == 'b.png' for shot in batch):
+            raise RuntimeError('XLA')
+        return hands(self, batch)
+
+    monkeypatch.setattr(predict.Prediction, '_hands', broken)
+    status, content = quick(folder, '--draw')
+    assert status == 3 and content['complete'] and files_of(content) == [name]
+    errors = {Path(one['file']).name: one['error'] for one in content['errors']}
+    assert errors.keys() == {'a.png', 'b.png'}
+    assert 'a.png: failed: MemoryError so' in errors['a.png'] and 'RuntimeError XLA' in errors['b.png']
+    assert 'error: ' in capsys.readouterr().err
+
+
+def test_an_overlay_that_cannot_be_written_costs_no_prediction(quick, folder, tmp_path):
+    with video.writing(folder / 'c.mp4', 10.0, 60, 40) as write:
+        write(np.asarray(PHOTO))
+        write(np.asarray(PHOTO))
+    for name in ('a.jpg', 'c.mp4'):
+        (tmp_path / 'out/overlays' / name).mkdir(parents=True)
+    status, content = quick(folder, '--draw')
+    assert status == 3 and files_of(content) == ['a.png', 'b.png', 'c.mp4', 'c.mp4']
+    assert [Path(one['file']).name for one in content['errors']] == ['a.png', 'c.mp4']
+    assert all('cannot write' in one['error'] for one in content['errors'])
+    assert (tmp_path / 'out/overlays/b.jpg').is_file()
+
+
+@pytest.mark.parametrize('form', outputs.FORMATS)
+def test_names_that_are_not_utf8_are_predicted(quick, folder, tmp_path, form):
+    os.rename(os.fsencode(folder / 'a.png'), os.fsencode(folder) + b'/caf\xe9.png')
+    os.rename(os.fsencode(folder / 'b.png'), os.fsencode(folder) + b'/\xe9')
+    assert quick(folder, '--draw', f'--format={form}')[0] == 0
+    boxes = outputs.read_boxes(tmp_path / 'out' / outputs.FORMATS[form])
+    assert [os.path.basename(os.fsencode(file)) for file in boxes] == [b'caf\xe9.png']
+    assert quick(folder, f'--boxes={tmp_path / "out" / outputs.FORMATS[form]}')[0] == 0
+
+
+def test_one_run_at_a_time_writes_into_a_folder(quick, folder, tmp_path):
+    (tmp_path / 'out').mkdir()
+    with files.locked(tmp_path / 'out'), pytest.raises(UserError, match='out is in use by process [0-9]+ on '):
+        quick(folder)
+    assert quick(folder)[0] == 0
+
+
+def test_what_was_predicted_is_written_whatever_ends_the_run(quick, folder, tmp_path, monkeypatch):
+    finish = predict.Prediction._finish
+
+    def full(self, file, note=''):
+        finish(self, file, note)
+        raise outputs.Unwritable('cannot write out/predictions.partial.jsonl: No space left on device')
+
+    monkeypatch.setattr(predict.Prediction, '_finish', full)
+    with pytest.raises(UserError, match='No space left'):
+        quick(folder, '--batch_size=1')
+    content = json.loads((tmp_path / 'out/predictions.json').read_text())
+    assert files_of(content) == ['a.png'] and not content['complete']
+
+
+def test_files_of_several_images(quick, tmp_path, capsys):
+    (tmp_path / 'in').mkdir()
+    images = [PHOTO.rotate(10 * i) for i in range(3)]
+    options = {'save_all': True, 'append_images': images[1:]}
+    images[0].save(tmp_path / 'in/film.webp', duration=[40, 60, 40], lossless=True, **options)
+    images[0].save(tmp_path / 'in/stack.tif', **options)
+    with video.writing(tmp_path / 'in/film.mp4', 10.0, 60, 40) as write:
+        write(np.asarray(PHOTO))
+    (tmp_path / 'in/film.mp4').rename(tmp_path / 'in/named.jpg')
+    status, content = quick(tmp_path / 'in', '--draw')
+    found = [(Path(entry['file']).name, entry['frame'], entry['time']) for entry in content['predictions']]
+    assert status == 0 and found == [
+        ('film.webp', 0, 0),
+        ('film.webp', 1, 0.04),
+        ('film.webp', 2, 0.1),
+        ('named.jpg', 0, 0.0),
+        *(('stack.tif', i, None) for i in range(3)),
+    ]
+    drawn = {path.name for path in (tmp_path / 'out/overlays').iterdir()}
+    assert drawn == {'film.webp.mp4', 'named.jpg.mp4', *(f'stack.tif.{i}.jpg' for i in range(3))}
+    assert [p['keypoints'] for p in content['predictions'][4:]][0] != content['predictions'][5]['keypoints']
+    first = quick(tmp_path / 'in', '--first_frame')[1]['predictions']
+    assert [(Path(entry['file']).name, entry['frame']) for entry in first] == [
+        ('film.webp', None),
+        ('named.jpg', 0),
+        ('stack.tif', None),
+    ]
+
+
+def test_a_cut_video_is_an_error_and_its_frames_are_kept(quick, tmp_path):
+    cut = encode(tmp_path / 'cut.avi', 'mpeg4', noise(20))
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    status, content = quick(cut)
+    assert status == 3 and 0 < len(content['predictions']) < 15
+    assert 'cut off: ' in content['errors'][0]['error'] and 'it promises' in content['errors'][0]['error']
+
+
+def test_the_range_of_grey_levels_that_was_taken_is_stated(quick, folder, capsys):
+    grey = np.asarray(PHOTO.convert('L'))
+    Image.fromarray(np.uint16(grey) * 16).save(folder / 'c.tif')
+    Image.fromarray(np.full((9, 9), np.nan, np.float32)).save(folder / 'd.tif')
+    status, content = quick(folder)
+    assert status == 3 and files_of(content) == ['a.png', 'b.png', 'c.tif']
+    assert content['notes'] == {str(folder / 'c.tif'): 'grey levels taken as 0 to 4095'}
+    assert f'1 ({folder / "c.tif"}): grey levels taken as 0 to 4095' in capsys.readouterr().out
+
+
+def test_large_jpegs_are_answered_in_their_own_pixels(quick, tmp_path, monkeypatch):
+    smooth = PHOTO.resize((600, 400))
+    smooth.save(tmp_path / 'a.jpg', quality=95)
+    whole = quick(tmp_path / 'a.jpg')[1]['predictions'][0]
+    monkeypatch.setattr(predict.images, 'REDUCED', 1000)
+    (tmp_path / 'boxes.json').write_text(json.dumps({'a.jpg': [0, 0, 600, 400]}))
+    for options in [], [f'--boxes={tmp_path / "boxes.json"}']:
+        halved = quick(tmp_path / 'a.jpg', '--draw', *options)[1]['predictions'][0]
+        assert (halved['width'], halved['height']) == (600, 400)
+        assert np.ptp(np.array(halved['keypoints']), axis=0).max() > 1
+        if not options:
+            assert np.median(np.abs(np.subtract(halved['keypoints'], whole['keypoints']))) < 5
+    with Image.open(tmp_path / 'out/overlays/a.jpg') as overlay:
+        assert overlay.size == (300, 200)
 
 
 def test_reading_ahead_keeps_the_order_and_is_bounded():

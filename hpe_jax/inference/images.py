@@ -43,7 +43,7 @@ class Several(UserError):
             f'{name}: holds {number} images but one is wanted; read(file, first_frame=True) of '
             'hpe_jax.inference.images takes the first, hpe_jax.predict takes all'
         )
-        self.animated = animated
+        self.number, self.animated = number, animated
 
 
 class NoPicture(UserError):
@@ -64,17 +64,18 @@ def _raster_suffixes() -> set[str]:
 
 
 def read(source: str | Path | bytes, name: str = '', first_frame: bool = False) -> UInt8[np.ndarray, 'h w 3']:
-    """The `picture`'s array: a large JPEG may have half the file's width and height."""
-    return picture(source, name, first_frame).image
+    """The `picture`'s array, in the file's own pixels."""
+    return picture(source, name, first_frame, reduce=False).image
 
 
-def picture(source: Given, name: str = '', first_frame: bool = False) -> Picture:
+def picture(source: Given, name: str = '', first_frame: bool = False, reduce: bool = True) -> Picture:
     """A picture as its viewers show it: upright by its EXIF orientation, transparency over white.
 
     Args:
       source: a path, a file's bytes, a Pillow image, or an array as `as_rgb` takes it.
       name: what the error calls it; '' is the path.
       first_frame: of a file of several images take the first.
+      reduce: read a JPEG of over REDUCED pixels at half its width and height.
 
     Raises:
       NoPicture: it is of no known format.
@@ -91,7 +92,7 @@ def picture(source: Given, name: str = '', first_frame: bool = False) -> Picture
     with opened(source, name) as image:
         if not first_frame and len(pages(image)) > 1:
             raise Several(name or str(source)[:200], len(pages(image)), image.format in ANIMATIONS)
-        return _converted(_page(image, 0))
+        return _converted(_page(image, 0), reduce)
 
 
 @contextlib.contextmanager
@@ -187,10 +188,10 @@ def frames(image: Image.Image) -> Iterator[tuple[int, Picture, float]]:
         yield index, _converted(one), (one.info.get('duration') or 100) / 1000  # Pillow knows it once it is decoded
 
 
-def _converted(image: Image.Image) -> Picture:
+def _converted(image: Image.Image, reduce: bool = True) -> Picture:
     size = image.size
     check_size(*size)
-    if image.format in ('JPEG', 'MPO') and size[0] * size[1] > REDUCED:
+    if reduce and image.format in ('JPEG', 'MPO') and size[0] * size[1] > REDUCED:
         image.draft(None, (max(1, size[0] // 2), max(1, size[1] // 2)))
     scale = round(max(size) / max(image.size))
     form, tags = image.format, getattr(image, 'tag_v2', {})

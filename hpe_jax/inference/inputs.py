@@ -13,31 +13,40 @@ from hpe_jax import geometry
 from hpe_jax.errors import UserError
 from hpe_jax.inference import images, outputs, video
 
+OVERLAYS = 'overlays'  # folder of the output
 
-def collect(inputs: Sequence[str], output: str | Path) -> list[str]:
-    """The files that the inputs name, each once, in the inputs' order; a folder's in alphabetical order.
 
-    What lies in the output folder is no input.
+def collect(inputs: Sequence[str], output: str | Path) -> tuple[list[str], list[str]]:
+    """The files that the inputs name, each once, in the inputs' order, a folder's in alphabetical order; and those that
+    are passed over in folders, since their suffixes are of no picture or video. Hidden files are in neither.
+
+    What this command writes into the output folder is no input.
 
     Raises:
       UserError: an input does not exist, or no picture is among them.
     """
-    found, output = {}, Path(output).resolve()
+    suffixes, written = images.suffixes() | set(video.SUFFIXES), Path(output).resolve()
+    found, passed = {}, []
     for name in inputs:
         path = Path(name)
         if path.is_dir():
-            below = (p for p in sorted(path.rglob('*')) if p.is_file() and not p.name.startswith('.'))
-            named = [p for p in below if p.suffix.lower() in images.SUFFIXES + video.SUFFIXES]
+            files = [p for p in sorted(path.rglob('*')) if not p.name.startswith('.') and p.is_file()]
+            named = [p for p in files if p.suffix.lower() in suffixes]
+            passed += [p for p in files if p.suffix.lower() not in suffixes]
         elif path.exists():
             named = [path]
         else:
             named = [Path(match) for match in sorted(glob.glob(name, recursive=True)) if Path(match).is_file()]
             if not named:
                 raise UserError(f'--input {name}: no such file or folder')
-        found |= {p.resolve(): str(p) for p in named if output not in p.resolve().parents and p.resolve() not in found}
+        for p in named:
+            real = p.resolve()
+            if written / OVERLAYS not in real.parents:
+                found.setdefault(real, str(p))
     if not found:
         raise UserError(f'--input {" ".join(inputs)}: there is no photo or video in it')
-    return list(found.values())
+    outputs_of_this = {written / file for file in outputs.FILES}
+    return list(found.values()), [str(p) for p in dict.fromkeys(passed) if p.resolve() not in outputs_of_this]
 
 
 def is_video(file: str) -> bool:

@@ -25,7 +25,9 @@ from pathlib import Path
 from hpe_jax import files, hand
 from hpe_jax.errors import UserError
 
-FORMATS = ('json', 'csv', 'coco')
+FORMATS = {'json': 'predictions.json', 'csv': 'predictions.csv', 'coco': 'coco.json'}
+JOURNAL = 'predictions.partial.jsonl'
+FILES = *FORMATS.values(), JOURNAL
 BOX = ('x0', 'y0', 'x1', 'y1')
 
 
@@ -40,7 +42,7 @@ def write(folder: str | Path, form: str, entries: Sequence[Mapping], errors: Seq
     Raises:
       UserError: it cannot be written.
     """
-    path = Path(folder) / {'json': 'predictions.json', 'csv': 'predictions.csv', 'coco': 'coco.json'}[form]
+    path = Path(folder) / FORMATS[form]
     if form == 'csv':
         files.write_text(path, _csv(entries, errors))
     elif form == 'coco':
@@ -148,15 +150,21 @@ def _box_entries(content) -> list:
     return [{'file': file, 'box': box} for file, boxes in several.items() for box in boxes]
 
 
+class Unwritable(UserError):
+    """The output folder cannot be written any more, whatever is predicted."""
+
+
 class Journal:
     """The entries made so far, each on disk at once; a file counts once it is finished.
 
-    A run of the same settings takes over what an interrupted one had finished; any other begins anew.
+    A run of the same settings takes over what an interrupted one had finished; any other begins at the first file.
+
+    entries: by file. finished: file -> its note, or ''.
     """
 
     def __init__(self, folder: str | Path, settings: Mapping):
-        self._path = Path(folder) / 'predictions.partial.jsonl'
-        self.entries, self.finished = defaultdict(list), set()
+        self._path = Path(folder) / JOURNAL
+        self.entries, self.finished = defaultdict(list), {}
         lines = [json.dumps({'settings': settings})]
         if self._path.exists():
             before = self._path.read_text('utf-8', 'replace').splitlines()
@@ -173,30 +181,34 @@ class Journal:
                 records.append(json.loads(line))
             except (ValueError, RecursionError):  # the last line of a killed run
                 break
-        self.finished = {record['finished'] for record in records if 'finished' in record}
+        self.finished = {record['finished']: record.get('note', '') for record in records if 'finished' in record}
         for record in records:
             if record.get('file') in self.finished:
                 self.entries[record['file']].append(record)
         kept = [entry for entries in self.entries.values() for entry in entries]
-        return [json.dumps(record) for record in (*kept, *({'finished': file} for file in sorted(self.finished)))]
+        return [json.dumps(record) for record in (*kept, *(_finished(*one) for one in self.finished.items()))]
 
     def add(self, entry: Mapping) -> None:
         self.entries[entry['file']].append(entry)
         self._write(entry)
 
-    def finish(self, file: str) -> None:
+    def finish(self, file: str, note: str = '') -> None:
         """That file is done: a run that goes on passes over it."""
-        self.finished.add(file)
-        self._write({'finished': file})
+        self.finished[file] = note
+        self._write(_finished(file, note))
 
     def _write(self, record: Mapping) -> None:
         try:
             self._stream.write(json.dumps(record) + '\n')
         except OSError as e:
-            raise UserError(f'cannot write {self._path}: {e.strerror}') from e
+            raise Unwritable(f'cannot write {self._path}: {e.strerror}') from e
 
     def close(self, remove: bool) -> None:
         """`remove`: all that it held is in its final place."""
         self._stream.close()
         if remove:
             self._path.unlink()
+
+
+def _finished(file: str, note: str) -> dict:
+    return {'finished': file, 'note': note}

@@ -21,10 +21,16 @@ from jaxtyping import UInt8
 
 from hpe_jax import files
 from hpe_jax.errors import UserError
+from hpe_jax.inference import images
 
 SUFFIXES = (
     *('.mp4', '.m4v', '.mov', '.avi', '.mkv', '.webm', '.mpg', '.mpeg', '.ts', '.mts', '.m2ts'),
     *('.wmv', '.flv', '.ogv', '.3gp', '.3g2'),
+)
+# FFmpeg's names of the files that are opened: no lists of other files, of which a stranger's could name any.
+CONTAINERS = (
+    *('mov', 'mp4', 'm4a', '3gp', '3g2', 'mj2', 'avi', 'matroska', 'webm', 'mpeg', 'mpegts', 'mpegvideo', 'asf', 'flv'),
+    *('ogg', 'mxf', 'nut', 'ivf', 'dv', 'rm', 'h264', 'hevc', 'mjpeg', 'm4v', 'yuv4mpegpipe', 'swf', 'wtv'),
 )
 # Encoder: its options. The first that PyAV has; its wheels have both. 'veryfast' takes less than half the time of the
 # default preset (164 against 68 frames of 640 x 480 a second on 2 cores), at the same size and the same error.
@@ -56,19 +62,14 @@ class Video(NamedTuple):
 def reading(path: str | Path) -> Iterator[Video]:
     """Opens a video. Its frames are upright by the file's display matrix (phones), their pixels square.
 
-    A file that was cut off may just end early: then its frames do, too. Frames that the decoder could repair come as it
-    repaired them.
+    Frames that the decoder could repair come as it repaired them.
 
     Raises:
-      UserError: PyAV is missing; it is no video; or, by `frames`, it breaks after the frames that were yielded.
+      UserError: PyAV is missing; it is no video; or, by `frames`, it breaks, or ends before its time, after those that
+        were yielded.
     """
     av = _pyav()
-    try:
-        container = av.open(f'file:{path}', metadata_errors='ignore')  # without "file:" a colon names a protocol
-    except av.InvalidDataError as e:
-        raise UserError(f'{path}: no video that can be read, or a recording that was cut off') from e
-    except av.FFmpegError as e:
-        raise UserError(f'{path}: cannot be read: {e.strerror}') from e
+    container = _opened(av, path)
     with container:
         stream = container.streams.best('video')
         if stream is None or stream.codec_context is None:
@@ -83,6 +84,51 @@ def reading(path: str | Path) -> Iterator[Video]:
             yield Video(fps, width, height, number, _ahead(thread, chain([first], frames)))
 
 
+def is_video(path: str | Path) -> bool:
+    """Whether a file of any name is a video that can be read."""
+    try:
+        av = _pyav()
+        with _opened(av, path) as container:
+            return container.streams.best('video') is not None
+    except UserError:
+        return False
+
+
+def _opened(av, path: str | Path):
+    """PyAV's container."""
+    options = {'format_whitelist': ','.join(CONTAINERS), 'protocol_whitelist': 'file'}
+    try:  # without "file:" a colon names a protocol
+        return av.open(f'file:{path}', metadata_errors='ignore', options=options)
+    except (av.InvalidDataError, av.ArgumentError) as e:
+        raise UserError(f'{path}: no video that can be read, or a recording that was cut off') from e
+    except av.FFmpegError as e:
+        raise UserError(f'{path}: cannot be read: {e.strerror}') from e
+
+
+@contextlib.contextmanager
+def animation(path: str | Path) -> Iterator[Video]:
+    """Opens an animated picture (GIF, WebP, PNG, AVIF) as `reading` does a video; `fps` is that of its first frame.
+
+    Raises:
+      UserError: it cannot be read; or, by `frames`, it breaks after the frames that were yielded.
+    """
+    with images.opened(path) as image:
+        frames = images.frames(image)
+        index, picture, seconds = first = next(frames)
+        height, width = picture.image.shape[:2]
+        yield Video(1 / seconds, width, height, len(images.pages(image)), _timed(path, chain([first], frames)))
+
+
+def _timed(path, frames: Iterator) -> Iterator[Frame]:
+    index, time = 0, 0.0
+    try:
+        for index, picture, seconds in frames:
+            yield Frame(index, time, picture.image)
+            time += seconds
+    except Exception as e:  # as images.opened
+        raise UserError(f'{path}: cannot be read after frame {index}: {e or type(e).__name__}') from e
+
+
 def _decoded(av, path: str | Path, container, stream, fps: float) -> Iterator[Frame]:
     """All frames, at least one, or UserError."""
     stream.thread_type = 'AUTO'
@@ -95,6 +141,7 @@ def _decoded(av, path: str | Path, container, stream, fps: float) -> Iterator[Fr
                 size = {'width': round(frame.width * (stream.sample_aspect_ratio or 1)), 'height': frame.height}
             time = index / fps if frame.time is None else frame.time - start
             matrix = frame.side_data.get('DISPLAYMATRIX')
+            end = time + float((frame.duration or 0) * (frame.time_base or 0) or 1 / fps)
             image = frame.to_ndarray(format='rgb24', **size)
             yield Frame(index, time, image if matrix is None else _upright(image, bytes(matrix)))
     except av.FFmpegError as e:
@@ -102,6 +149,26 @@ def _decoded(av, path: str | Path, container, stream, fps: float) -> Iterator[Fr
         raise UserError(f'{path}: cannot be read{where}: {e.strerror}') from e
     if index < 0:
         raise UserError(f'{path}: a video without frames')
+    _check_whole(av, path, container, stream, fps, index + 1, end)
+
+
+def _check_whole(av, path: str | Path, container, stream, fps: float, number: int, end: float) -> None:
+    """
+    Raises:
+      UserError: the frames that came are fewer than the container promises, and end sooner, by over 3 frames and 2 %.
+    """
+    if container.format.name == 'mpegts' and all(container.size % packet for packet in (188, 192, 204)):
+        raise UserError(f'{path}: cut off in a packet after {number} frames; copy it again, or use what came')
+    own = float(stream.duration * stream.time_base) if stream.duration else 0.0
+    with contextlib.suppress(ValueError):
+        tag = stream.metadata.get('DURATION', '').split(':')  # Matroska: hours:minutes:seconds
+        own = own or sum(float(part) * 60**power for power, part in enumerate(reversed(tag)))
+    if not own and len(container.streams) > 1:  # the sound may be longer
+        return
+    length = min((x for x in (own, (container.duration or 0) / av.time_base) if x), default=0.0)
+    promised = stream.frames or round(length * fps)
+    if end < 0.98 * length - 3 / fps and number < 0.98 * promised - 3:
+        raise UserError(f'{path}: cut off: {number} frames came of the {promised} that it promises; copy it again')
 
 
 def _upright(image: UInt8[np.ndarray, 'h w 3'], matrix: bytes) -> UInt8[np.ndarray, 'h2 w2 3']:

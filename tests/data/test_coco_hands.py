@@ -221,6 +221,25 @@ def test_what_is_no_coco_json(tmp_path, content, message):
     assert str(error.value).startswith(f'{tmp_path / "hands.json"}: ')
 
 
+@pytest.mark.parametrize('name', ['keypoints', 'bbox'])
+def test_numbers_and_nesting_beyond_measure(plain, tmp_path, name):
+    (path,) = plain.glob('*.json')
+    content = json.loads(path.read_text())
+    content['annotations'][0][name] = [10**400] * len(content['annotations'][0][name])
+    for text in (json.dumps(content), '{"images": ' + '[' * 100_000):
+        (tmp_path / 'a.json').write_text(text)
+        with pytest.raises(
+            UserError, match=f'a.json: (annotation .*its {name} are not all numbers|not COCO keypoint JSON)'
+        ):
+            annotations.load(tmp_path / 'a.json')
+
+
+def test_files_that_macos_adds_are_no_labels(tmp_path):
+    for name in ('hands.json', '._hands.json'):
+        (tmp_path / name).touch()
+    assert annotations.json_files(tmp_path) == {'': tmp_path / 'hands.json'}
+
+
 def test_folders_without_a_json_for_each_split(plain, tmp_path):
     with pytest.raises(UserError, match='absent: no such folder or JSON'):
         annotations.load(tmp_path / 'absent')

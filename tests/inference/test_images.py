@@ -147,7 +147,7 @@ def test_ranges_that_the_type_leaves_open_are_taken_by_the_largest_value_and_sta
     for given in (tiff(levels), levels):
         found = images.picture(given)
         np.testing.assert_allclose(found.image, expected, atol=1)
-        own = given is levels and top in (1, 65535)  # which nobody need be told
+        own = given is levels and top in (1, 65535)
         assert found.note == ('' if own else f'grey levels taken as 0 to {top:g}') and found.size == (48, 32)
 
 
@@ -211,7 +211,9 @@ def test_large_jpegs_are_read_reduced(monkeypatch):
     exif[0x0112] = 6
     found = images.picture(saved(Image.fromarray(PICTURE[:, :31]), 'JPEG', exif=exif, quality=95))
     assert (found.scale, found.size, found.image.shape) == (1, (32, 31), (31, 32, 3))
-    found = images.picture(saved(Image.fromarray(PICTURE[:, :43]), 'JPEG', exif=exif, quality=95))
+    data = saved(Image.fromarray(PICTURE[:, :43]), 'JPEG', exif=exif, quality=95)
+    assert images.read(data).shape == (43, 32, 3)
+    found = images.picture(data)
     assert (found.scale, found.size, found.image.shape) == (2, (32, 43), (22, 16, 3))
     upright = np.rot90(PICTURE[:, :42], -1)[::2, ::2].astype(int)
     assert np.abs(found.image[:21] - upright).mean() < 8

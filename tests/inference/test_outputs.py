@@ -125,14 +125,14 @@ def test_a_journal_gives_what_was_finished_and_no_more(tmp_path):
     journal = outputs.Journal(tmp_path, settings)
     journal.add(ENTRIES[0])
     journal.add(ENTRIES[1])
-    journal.finish('a.jpg')
+    journal.finish('a.jpg', 'so')
     journal.add(ENTRIES[2])
     journal.close(remove=False)
     path = tmp_path / 'predictions.partial.jsonl'
     path.write_text(path.read_text() + '{"file": "v, 1.mp4", "fra')  # killed in the middle of a line
     for _ in range(2):  # a run that did nothing leaves the same
         again = outputs.Journal(tmp_path, settings)
-        assert dict(again.entries) == {'a.jpg': ENTRIES[:2]} and again.finished == {'a.jpg'}
+        assert dict(again.entries) == {'a.jpg': ENTRIES[:2]} and again.finished == {'a.jpg': 'so'}
         again.close(remove=False)
     other = outputs.Journal(tmp_path, settings | {'refine': 2})
     assert not other.entries and not other.finished

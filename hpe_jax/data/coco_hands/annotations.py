@@ -96,7 +96,7 @@ def json_files(root: Path) -> dict[str, Path]:
         return {'': root}
     if not root.is_dir():
         raise UserError(f'{root}: no such folder or JSON; {EXPECTED}')
-    found = sorted([*root.glob('*.json'), *root.glob('annotations/*.json')])
+    found = sorted([*root.glob('[!.]*.json'), *root.glob('annotations/[!.]*.json')])  # macOS adds files ._NAME
     splits = [{SPLITS[word] for word in re.split('[^a-z]+', path.stem.lower()) if word in SPLITS} for path in found]
     if len(found) == 1 and not splits[0]:
         return {'': found[0]}
@@ -222,7 +222,7 @@ def _checked_box(box: Any, points: np.ndarray) -> np.ndarray:
 def _numbers(values: Any, name: str) -> np.ndarray:
     try:
         return np.array(values if values is not None else [], np.float64)
-    except (TypeError, ValueError) as e:
+    except (TypeError, ValueError, OverflowError) as e:
         raise ValueError(f'its {name} are not all numbers; expected a list of them') from e
 
 

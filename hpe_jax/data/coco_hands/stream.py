@@ -29,7 +29,7 @@ def entries(path: Path) -> Iterator[tuple[str, Any]]:
             yield from _Reader(file, bar).entries()
     except OSError as e:
         raise UserError(f'{path}: cannot be read: {e.strerror}') from e
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise UserError(f'{path}: not COCO keypoint JSON ({e}); expected an object with images and annotations') from e
 
 
