@@ -23,6 +23,7 @@ def test_encode_by_hand():
     np.testing.assert_allclose(maps[..., 0], expected, rtol=1e-6)
 
 
+@pytest.mark.slow  # TensorFlow takes ten seconds to import
 def test_numpy_tensorflow_and_jax_make_the_same_maps():
     import tensorflow.experimental.numpy as tnp
 
