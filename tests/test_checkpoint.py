@@ -54,6 +54,7 @@ def test_every_leaf_has_a_readable_name():
     assert sum(leaf.size for leaf in names.values()) == sum(x.size for x in jax.tree.leaves(nnx.state(state().model)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('model', [{'widths': (4, 12)}, {'widths': (4, 8, 8)}])
 def test_a_checkpoint_of_another_model_names_the_leaf(tmp_path, model):
     some = state()

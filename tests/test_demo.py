@@ -24,6 +24,8 @@ from hpe_jax import HandPose, HandPoseEstimator, demo, hand, trained_model
 from hpe_jax.inference import images
 from tests import command
 
+pytestmark = pytest.mark.slow
+
 RNG = np.random.default_rng(5)
 PHOTO = np.asarray(Image.fromarray(RNG.integers(0, 255, (8, 12, 3), np.uint8)).resize((120, 80)))
 

@@ -23,6 +23,7 @@ def test_encode_by_hand():
     np.testing.assert_allclose(maps[..., 0], expected, rtol=1e-6)
 
 
+@pytest.mark.slow  # TensorFlow takes ten seconds to import
 def test_numpy_tensorflow_and_jax_make_the_same_maps():
     import tensorflow.experimental.numpy as tnp
 
@@ -88,6 +89,7 @@ def test_looking_up_and_multiplying_by_ones_and_zeros_are_the_same(decoder):
         np.testing.assert_allclose(found, heatmap.decode(maps, decoder), atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('codec', heatmap.CODECS)
 def test_window_is_two_discs_over_the_whole_map(codec):
     """Near borders and corners too, on maps with background, and on one that is smaller than the discs."""

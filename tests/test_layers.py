@@ -86,6 +86,7 @@ def test_importing_the_package_costs_nothing():
     assert subprocess.run([sys.executable, '-c', script], cwd=PACKAGE.parent).returncode == 0
 
 
+@pytest.mark.slow
 def test_only_their_own_commands_load_heavy_packages():
     modules = ', '.join(f'hpe_jax.{name}' for name in ('main', 'predict', 'demo', 'export'))
     script = f'import sys, {modules}; sys.exit(bool({{"tensorflow", "torch", "onnx", "av"}} & sys.modules.keys()))'

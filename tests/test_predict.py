@@ -450,6 +450,7 @@ def test_the_command_as_a_process(fitted_run, tmp_path):
     assert done.returncode == 1 and done.stderr == 'error: --input absent: no such file or folder\n'
 
 
+@pytest.mark.slow
 def test_published_predictions_are_evaluations(shared, tmp_path):
     """The published weights on the 8 real photos: as `--mode=evaluate` has them."""
     pytest.importorskip('torch', reason='reading PyTorch weights needs PyTorch, which is optional')

@@ -1,12 +1,16 @@
 """The READMEs' results are those of the records, and their links lead somewhere."""
 
+import importlib.util
 import json
 import re
+import statistics
 from pathlib import Path
 
 import pytest
 
+from configs import unet
 from experiments import ablation, hands
+from hpe_jax import configuration
 
 ROOT = Path(__file__).parents[1]
 PACKAGE_READMES = ('hpe_jax', 'configs', 'experiments', 'hpe_jax/weights/hands')
@@ -15,6 +19,18 @@ TEXTS = {name: (ROOT / name).read_text() for name in READMES}
 ROW = re.compile(r'^\| .* \| *([\d.]+) \| *([\d.]+) \| *([\d.]+) \|.*\(experiments/(records/\w+\.json)\) \|$', re.M)
 ROWS = ROW.findall(TEXTS['README.md'])
 LINKS = [(name, link) for name, text in TEXTS.items() for link in re.findall(r'\]\(((?!http)[^)]+)\)', text)]
+
+HELD = {  # first lines of the tables of measured numbers, and what holds them
+    '| what | error_pct | PCK@0.05 | AUC 0-30 px | time, device | record |': 'a record a row',
+    '| loss, optimiser (its rate) | error_pct | PCK@0.05 | AUC 0-30 px |': 'records/loss_ablation.json',
+    '| | largest difference |': 'tests/test_torch_weights.py',
+    '| | a step, ms | ours / it | images a second, whole epochs | peak memory, GB |': 'records/benchmark_train.json',
+    '| | ms at batch 1 | photos a second at 1 | photos a second at 8 | photos a second at 48 |': 'benchmark_infer.json',
+    '| | examples a second |': 'records/benchmark_input.json',
+    '| | nme | median | PCK@0.1 | PCK@0.2 |': 'records/hands.json',
+    '| field | default | |': 'configs/unet.py',
+    '| | ours (`hpe_jax/metrics.py`) | mmpose | the same? |': 'tests/test_metrics.py',
+}
 
 
 def record(path: str) -> dict:
@@ -55,6 +71,89 @@ def test_the_table_of_the_hands_model_is_that_of_its_record(readme):
     kept = record('records/hands.json')
     assert hands.table(kept) in TEXTS[readme]
     assert kept['command'] and kept['git_commit'] and kept['device']
+
+
+def test_the_table_of_training_speed_is_that_of_its_record():
+    from experiments import benchmark_train
+
+    text = ' '.join(TEXTS['experiments/README.md'].split())
+    assert ' '.join(benchmark_train.table(record('records/benchmark_train.json')).split()) in text
+
+
+def test_the_table_of_inference_is_that_of_its_record():
+    for name, by_size in record('records/benchmark_infer.json')['seconds'].items():
+        medians = {int(n): statistics.median(values) for n, values in by_size.items()}
+        rates = ''.join(f' {n / seconds:.0f} |' for n, seconds in medians.items())
+        assert f'\n| {name} | {1e3 * medians[1]:.2f} |{rates}\n' in TEXTS['experiments/README.md']
+
+
+def test_the_table_of_the_input_is_that_of_its_record():
+    for name, rates in record('records/benchmark_input.json')['rates'].items():
+        assert f'\n| {name} | {statistics.median(rates):.0f} |\n' in TEXTS['experiments/README.md']
+
+
+def test_the_memory_is_that_of_its_record():
+    kept = record('records/benchmark_memory.json')
+    expected = {name: f'{value / 1e9:.2f} GB' for name, value in kept['arithmetic_bytes'].items()}
+    measured = {name: f'{value / 1e9:.2f} GB' for name, value in kept['measured_bytes'].items()}
+    assert (
+        f'by arithmetic {expected["photos"]} of photos and {expected["step, by XLA"]} for a step; measured '
+        f'{measured["photos"]} and {measured["photos and training"]} together, above the {measured["before"]} that'
+    ) in ' '.join(TEXTS['experiments/README.md'].split())
+
+
+@pytest.mark.parametrize(('column', 'preset'), [(1, 'full'), (2, 'studio')])
+def test_the_statistics_of_synthetic_hands_are_those_of_their_record(column, preset):
+    rows = {
+        "longer side of the hand's box, % of the frame": 'box_pct_of_frame',
+        "middle of the box from the frame's, % of the frame": 'centre_offset_pct',
+        'keypoints hidden by a thing or by the hand itself, %': 'keypoints_occluded_pct',
+    }
+    table = (ROOT / 'hpe_jax/data/synthetic_hands/README.md').read_text()
+    for name, key in rows.items():
+        (line,) = (line for line in table.splitlines() if line.startswith(f'| {name} |'))
+        numbers = [float(x) for x in re.findall(r'[\d.]+', line.split('|')[1 + column])]
+        kept = record(f'records/synthetic_{preset}.json')[key]
+        assert numbers == pytest.approx([kept[x] for x in ('mean', 'p5', 'p50', 'p95')], abs=0.051)
+
+
+def test_the_table_of_fields_is_the_reference_config():
+    rows = re.findall(r'^\| `([\w.]+)` \| `(.*?)` \| .*\|$', TEXTS['configs/README.md'], re.M)
+    fields = configuration.fields(unet.get_config().to_dict())
+    assert len(rows) == len(dict(rows)) and dict(rows) == {name: repr(value) for name, value in fields.items()}
+
+
+def test_every_config_is_in_the_table():
+    names = {path.name for path in (ROOT / 'configs').glob('*.py')} - {'__init__.py'}
+    assert names == set(re.findall(r'^\| `configs/(\w+\.py)` \| [^|]* \| [^|]* \|$', TEXTS['README.md'], re.M))
+
+
+def test_the_layout_names_every_module():
+    for path in (ROOT / 'hpe_jax').iterdir():
+        if path.suffix in ('.py', '.html') and path.name != '__init__.py' or (path / '__init__.py').exists():
+            assert path.name in TEXTS['hpe_jax/README.md'], path.name
+
+
+@pytest.mark.parametrize('readme', READMES)
+def test_every_file_and_command_exists(readme):
+    """Paths in backticks; modules after `python -m`; fields of configs."""
+    text = TEXTS[readme]
+    for path in re.findall(r'`((?:hpe_jax|configs|experiments|tests)/[\w./]+)`', text):
+        assert (ROOT / path).exists() or path == 'configs/NAME.py', path
+    for module in re.findall(r'python -m ((?:hpe_jax|experiments)[\w.]*)', text):
+        assert importlib.util.find_spec(module), module
+    fields = configuration.fields(unet.get_config().to_dict())
+    for field in re.findall(r'--config\.([a-z_.]+)=', text):
+        assert field in fields, field
+    for config in re.findall(r'--config=(configs/\w+\.py)', text):
+        assert (ROOT / config).exists(), config
+
+
+@pytest.mark.parametrize('readme', READMES)
+def test_no_table_of_numbers_is_held_by_nothing(readme):
+    for table in re.findall(r'(?:^\|.*\n)+', TEXTS[readme], re.M):
+        first, *rest = table.splitlines()
+        assert first in HELD or not re.search(r'\| *\d+(\.\d+)? *\|', '\n'.join(rest)), first
 
 
 @pytest.mark.parametrize(('readme', 'link'), LINKS)

@@ -13,7 +13,6 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from tensorboardX.proto.event_pb2 import Event
 
 from configs import tiny
 from hpe_jax import checkpoint, configuration, evaluate, main, metrics, runtime, train, trained_model
@@ -86,6 +85,8 @@ def test_a_run_leaves_all_that_it_promises(finished, config):
 
 def tensorboard(workdir) -> list:
     """All values in a run's event files; a record is its length (8 bytes), a checksum (4), the event, a checksum."""
+    from tensorboardX.proto.event_pb2 import Event  # it imports torch, for seconds, where that is installed
+
     values = []
     for path in sorted((workdir / 'tensorboard').iterdir()):
         data = path.read_bytes()

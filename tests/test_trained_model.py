@@ -15,6 +15,7 @@ def run(tiny_run):
     return trained_model.load(tiny_run)
 
 
+@pytest.mark.slow
 def test_a_run_predicts_from_photos_what_its_network_says(run):
     images = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), np.uint8)
     keypoints, heatmaps, peaks = run.predict(images)

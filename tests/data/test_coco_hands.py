@@ -328,6 +328,7 @@ def test_entries_are_those_of_json_at_any_chunk(tmp_path, monkeypatch, chunk):
     assert list(stream.entries(tmp_path / 'a.json')) == expected
 
 
+@pytest.mark.slow
 def test_a_large_json_takes_less_than_twice_its_size_and_shows_its_progress(tmp_path, monkeypatch):
     (tmp_path / '1.png').touch()
     rng = np.random.default_rng(0)

@@ -97,6 +97,7 @@ def test_real_photos(shared, tmp_path):
         np.testing.assert_allclose(example['uv'] / 224, keypoints[int(example['sample_id'])], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_tfds_build_command(freihand_like, tmp_path):
     """The body of `tfds build`; the program around it imports apache_beam, which nothing here needs."""
     arguments = ['--config=raw', f'--manual_dir={freihand_like}', f'--data_dir={tmp_path}']
@@ -112,6 +113,7 @@ def test_tfds_build_command(freihand_like, tmp_path):
     assert (tmp_path / 'freihand/raw/1.0.0/dataset_info.json').exists()
 
 
+@pytest.mark.slow
 def test_archives_are_downloaded_extracted_and_their_checksums_recorded(freihand_like, tmp_path, monkeypatch):
     served = tmp_path / 'served'
     shutil.make_archive(served / 'FreiHAND_pub_v2', 'zip', freihand_like)

@@ -10,8 +10,10 @@ from PIL import Image
 
 from configs import tiny
 from hpe_jax import evaluate, geometry, heatmap, models, preprocess
-from hpe_jax.data import pipeline, prepared
+from hpe_jax.data import prepared
 from hpe_jax.data.freihand import folder
+
+pytestmark = pytest.mark.slow  # TensorFlow takes ten seconds to import
 
 MEAN, STD = np.float32([0.4, 0.5, 0.3]), np.float32([0.2, 0.1, 0.25])
 
@@ -28,9 +30,11 @@ def split(builder):
     return prepared.load(builder, 'train')
 
 
-def make(split, targets='host', size=32):
+def make(split, targets='host', size=32, codec='subpixel'):
+    from hpe_jax.data import pipeline
+
     config = tiny.get_config()
-    config.data.targets, config.data.image_size = targets, size
+    config.data.targets, config.data.image_size, config.heatmap.codec = targets, size, codec
     return pipeline.Pipeline(split, config.data, config.heatmap)
 
 
@@ -48,6 +52,8 @@ def test_load_takes_any_expression_and_an_empty_split_is_empty(builder, split):
 
 
 def test_resized_photos_are_pils(split):
+    from hpe_jax.data import pipeline
+
     for photo in split.photos[:4]:
         expected = Image.open(io.BytesIO(photo)).resize((128, 128), Image.BILINEAR)
         difference = np.abs(pipeline.decode(photo, 128).numpy().astype(float) - np.asarray(expected))
@@ -55,6 +61,8 @@ def test_resized_photos_are_pils(split):
 
 
 def test_resized_real_photos_are_the_references(shared):
+    from hpe_jax.data import pipeline
+
     expected = np.load(shared / 'reference/parity.npz')['images_u8']
     for photo, image in zip(folder.find(shared / 'freihand_mini', 'training').photos, expected, strict=True):
         difference = np.abs(pipeline.decode(photo.read_bytes(), 128).numpy().astype(float) - image)
@@ -68,7 +76,7 @@ def test_host_and_device_targets_give_the_same_numbers(split, codec):
     host, device = (next(make(split, targets).once(4)) for targets in ('host', 'device'))
     assert 'heatmaps' not in device and device['image'].dtype == np.uint8
     np.testing.assert_allclose(device['image'] / np.float32(255), host['image'], atol=1e-6)
-    host_maps = next(pipeline.Pipeline(split, config.data, config.heatmap).once(4))['heatmaps']
+    host_maps = next(make(split, codec=codec).once(4))['heatmaps']
     np.testing.assert_allclose(preprocess.targets(device, config.heatmap), host_maps, atol=1e-6)
     assert host_maps.shape == (4, 32, 32, 21) and host_maps.max((1, 2)).min() > 0.8
 
@@ -85,6 +93,8 @@ def test_host_and_device_targets_give_the_same_loss(split):
 
 
 def test_cached_photos_give_the_same_batches(split):
+    from hpe_jax.data import pipeline
+
     cached = pipeline.cache(split, 32)
     assert cached.photos.shape == (10, 32, 32, 3) and cached.photos.dtype == np.uint8
     for plain, fast in zip(make(split).once(4), make(cached).once(4), strict=True):

@@ -85,6 +85,7 @@ def test_channel_statistics_of_photos(freihand_like, tmp_path):
     np.testing.assert_allclose(std, pixels.std((0, 1, 2)), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_no_example_is_lost_in_writing(tmp_path):
     """TFDS 4.9.10 keeps only a part of a split of more than 100 when it writes Parquet."""
     builder = prepared.open_dataset(config(tmp_path, drawn_hands.write(tmp_path / 'many', 420)))

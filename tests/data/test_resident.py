@@ -7,7 +7,7 @@ import pytest
 
 from configs import tiny
 from hpe_jax import geometry
-from hpe_jax.data import pipeline, prepared, resident
+from hpe_jax.data import prepared, resident
 from hpe_jax.errors import UserError
 
 MEAN, STD = np.float32([0.4, 0.5, 0.3]), np.float32([0.2, 0.1, 0.25])
@@ -42,12 +42,16 @@ def kept(builder):
     return next(builder.data_path.glob('resident-*-32.npy'))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('size', [32, 48, 100, 128, 224, 256])
 def test_photos_are_tensorflows_to_the_last_grey_level(builder, size):
+    from hpe_jax.data import pipeline
+
     for photo in prepared.load(builder, 'train').photos:
         np.testing.assert_array_equal(resident.decode(photo, size), pipeline.decode(photo, size).numpy())
 
 
+@pytest.mark.slow
 def test_a_resize_of_a_wide_photo_is_tensorflows():
     import tensorflow as tf
 
@@ -70,6 +74,8 @@ def test_labels_are_kept_beside_the_photos(builder, tmp_path):
 @pytest.fixture
 def both(builder, split):
     """The same split as a Pipeline and as a Resident."""
+    from hpe_jax.data import pipeline
+
     config = tiny.get_config()
     config.data.targets = 'device'
     photos = prepared.load(builder, 'train')
@@ -83,12 +89,14 @@ def assert_same(ours, theirs):
         assert ours[name].dtype == theirs[name].dtype
 
 
+@pytest.mark.slow
 def test_training_batches_are_those_of_tf_data(both):
     theirs, ours = (source.epochs(5, 2, steps=3, batch_size=4) for source in both)
     for a, b in islice(zip(theirs, ours, strict=False), 7):
         assert_same(b, a)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('indices', [None, np.array([7, 0, 7, 2, 9])])
 def test_evaluation_batches_are_those_of_tf_data(both, indices):
     theirs, ours = (list(source.once(4, indices)) for source in both)
@@ -102,6 +110,7 @@ def test_a_batch_that_is_one_already_passes_through():
     assert resident.Resident.expand(batch) is batch
 
 
+@pytest.mark.slow
 def test_the_memory_it_takes_is_what_the_arithmetic_says(both):
     assert sum(x.nbytes for x in both[1].arrays.values()) == 10 * (3 * 32**2 + 189)
 

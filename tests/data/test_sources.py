@@ -31,7 +31,7 @@ def with_source(config, source, **fields):
     return config
 
 
-@pytest.mark.parametrize('source', ['tfdata', 'resident'])
+@pytest.mark.parametrize('source', [pytest.param('tfdata', marks=pytest.mark.slow), 'resident'])
 def test_an_epoch_draws_by_the_weights_and_can_start_anywhere(config, source):
     data = sources.open_data(with_source(config, source))
     split = sources.load(with_source(config, 'tfdata'), {'train': 'train'})['train']
@@ -47,6 +47,7 @@ def test_an_epoch_draws_by_the_weights_and_can_start_anywhere(config, source):
     np.testing.assert_array_equal(again['image'], batches[8]['image'])
 
 
+@pytest.mark.slow
 def test_both_sources_give_the_same_batches(config):
     both = [sources.open_data(with_source(config, source)) for source in ('tfdata', 'resident')]
     for ours, theirs in islice(zip(*(data.train.epochs(0, 0, 3, 4) for data in both), strict=True), 6):
@@ -56,6 +57,7 @@ def test_both_sources_give_the_same_batches(config):
     np.testing.assert_array_equal(both[0].train.left, both[1].train.left)
 
 
+@pytest.mark.slow
 def test_channel_statistics_are_pooled_by_the_weights(config):
     data = sources.open_data(with_source(config, 'tfdata'))
     alone = [

@@ -27,6 +27,7 @@ def data(tmp_path_factory):
     return data
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_evaluation_on_the_same_crops(tiny_run, data):
     result = compare.compare([str(tiny_run)], data, 'train')
     (scores,) = result['models'].values()

@@ -15,6 +15,8 @@ from jax import lax
 from hpe_jax.errors import UserError
 from hpe_jax.export import formats
 
+pytestmark = pytest.mark.slow
+
 SIZE = 6
 RNG = np.random.default_rng(1)
 KERNEL, GROUPED = (RNG.normal(size=(3, 2, c, 6)).astype(np.float32) for c in (3, 1))

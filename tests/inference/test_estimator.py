@@ -229,6 +229,7 @@ def test_a_run_that_does_not_tell_has_freihands_margin(tiny_run):
     assert HandPoseEstimator.load(tiny_run).relative_hand_size == estimator.RELATIVE_HAND_SIZE
 
 
+@pytest.mark.slow
 def test_the_door_is_free_until_it_is_used():
     script = (
         'import sys, hpe_jax; assert "jax" not in sys.modules; hpe_jax.HandPoseEstimator; assert "jax" in sys.modules\n'

@@ -37,6 +37,7 @@ def test_maps_at_a_quarter_and_a_number_of_each_head(small):
     assert HandNet.multiple((4, 4, 8, 8, 8)) == 32
 
 
+@pytest.mark.slow
 def test_a_photo_is_answered_alike_in_any_batch(small):
     images = jnp.asarray(np.random.default_rng(0).normal(size=(3, 32, 32, 3)), jnp.float32)
     whole, alone = small.logits(images), small.logits(images[1:2])

@@ -8,6 +8,8 @@ import pytest
 from hpe_jax import geometry
 from hpe_jax.data.synthetic_hands import camera, mesh
 
+pytestmark = pytest.mark.slow
+
 KEYPOINTS = mesh.load_mesh().joints[:21]
 ELBOW = jnp.array([0.0, -0.24, 0.02])
 N = 500

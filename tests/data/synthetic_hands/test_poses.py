@@ -5,6 +5,8 @@ import pytest
 
 from hpe_jax.data.synthetic_hands import contact, gestures, mesh, poses
 
+pytestmark = pytest.mark.slow
+
 JOINTS = mesh.load_mesh().joints
 PER_GESTURE = 8
 GESTURES = np.repeat(np.arange(len(poses.NAMES)), PER_GESTURE)

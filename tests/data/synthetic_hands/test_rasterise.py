@@ -5,6 +5,8 @@ import pytest
 
 from hpe_jax.data.synthetic_hands import rasterise
 
+pytestmark = pytest.mark.slow
+
 HEIGHT, WIDTH = 40, 56
 z_buffer = jax.jit(rasterise.rasterise, static_argnums=(3, 4))
 

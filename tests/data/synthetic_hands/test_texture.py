@@ -5,6 +5,8 @@ import pytest
 
 from hpe_jax.data.synthetic_hands import sensor, skin, texture
 
+pytestmark = pytest.mark.slow
+
 
 def test_octave_noise_has_unit_variance():
     noise = texture.octave_noise(jax.random.key(0), 64, 40, 0.7)
