@@ -97,13 +97,13 @@ def get_config() -> ConfigDict:
     train.batch_size = 48
     train.epochs = 1000  # an upper bound; early stopping ends the run
     train.steps_per_epoch = 50
-    # 0: no limit. Else training ends after about so many minutes on whatever machine, with the schedule 'cosine' fully
+    # 0: no limit. Else training ends after about this many minutes on any machine, with the schedule 'cosine' fully
     # run through; such a run is no pure function of its config.
     train.minutes = 0.0
     # With 'resident': an epoch is one call. For accelerators: on a CPU, XLA computes convolutions inside a loop much
     # more slowly (configs/quickstart.py on two cores: 22 times as long).
     train.scan_epochs = False
-    train.validation_batches = 20  # drawn anew from the validation split in each epoch
+    train.validation_batches = 20  # drawn again from the validation split in each epoch
     train.average = 0.0  # decay of the weights' moving average, which is evaluated and kept; 0: the weights themselves
     train.early_stopping = ConfigDict({'window': 10, 'patience': 10})
     train.checkpoint_every = 1  # epochs

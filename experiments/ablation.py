@@ -112,7 +112,7 @@ def plain(config: ConfigDict) -> dict:
 
 
 def finished(run: Run) -> dict | None:
-    """The report of a run that has ended with just this config; None if there is none yet."""
+    """The report of a run that has ended with just this config; None without one yet."""
     path = run.workdir / 'report.json'
     if not path.exists():
         return None

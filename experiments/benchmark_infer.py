@@ -1,4 +1,4 @@
-"""Inference, ours against the PyTorch twin, taking turns on one device: latency at batch 1, photos a second at more.
+"""Inference, ours against the PyTorch baseline, in turns on one device: latency at batch 1, photos a second at more.
 
     python -m experiments.benchmark_infer [--output=FILE.json] [--only=REGEX]                     (pip install torch)
 
@@ -26,7 +26,7 @@ BATCH_SIZES = flags.DEFINE_multi_integer('at', [1, 8, 48, 64, 256], 'Batch sizes
 
 
 def main(_) -> None:
-    surroundings, gpu = implementations.describe()
+    environment, gpu = implementations.describe()
     settings = {'size': SIZE.value, 'batch_size': 1, 'gpu': gpu, 'dataset': '', 'data_dir': ''}
     wanted = implementations.chosen(gpu, ONLY.value)
     wanted = {name: spec for name, spec in wanted.items() if 'xla' not in name}  # which differs in gradients alone
@@ -48,7 +48,7 @@ def main(_) -> None:
         rates = ''.join(f' {n / by_size[n]:.0f} |' for n in BATCH_SIZES.value)
         print(f'| {name} | {1e3 * by_size[1]:.2f} |{rates}')
     if OUTPUT.value:
-        record = {**surroundings, 'settings': settings, 'seconds': seconds, 'failed': failed}
+        record = {**environment, 'settings': settings, 'seconds': seconds, 'failed': failed}
         files.write_json(OUTPUT.value, record)
 
 

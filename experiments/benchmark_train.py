@@ -1,4 +1,4 @@
-"""The training step and whole epochs, ours against a PyTorch twin of the reference, taking turns on one device.
+"""The training step and whole epochs, ours against a PyTorch baseline of the reference, taking turns on one device.
 
     python -m experiments.benchmark_train [--output=FILE.json] [--only=REGEX] [--rounds=9]        (pip install torch)
 
@@ -30,7 +30,7 @@ OUTPUT = flags.DEFINE_string('output', '', 'Also write all numbers to this JSON 
 
 def main(_) -> None:
     os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')  # the implementations share a GPU
-    surroundings, gpu = implementations.describe()
+    environment, gpu = implementations.describe()
     settings = {'size': SIZE.value, 'batch_size': BATCH.value, 'gpu': gpu}
     settings |= {'dataset': DATASET.value, 'data_dir': DATA_DIR.value}
     running, failed = implementations.start(settings, implementations.chosen(gpu, ONLY.value), 'turn', 3)
@@ -46,7 +46,7 @@ def main(_) -> None:
             epochs[name] += [taken] if number else []  # the first fills caches and starts workers
     facts = running['ours']('facts') if 'ours' in running else {}
     peaks = {name: contender() for name, contender in running.items()}
-    record = {**surroundings, 'settings': settings, 'rounds': ROUNDS.value, 'steps': steps, 'epoch_steps': epoch_steps}
+    record = {**environment, 'settings': settings, 'rounds': ROUNDS.value, 'steps': steps, 'epoch_steps': epoch_steps}
     record |= {'step_seconds': seconds, 'epoch_seconds': epochs, 'peak_bytes': peaks, 'facts': facts, 'failed': failed}
     print(table(record))
     if OUTPUT.value:

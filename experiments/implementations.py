@@ -1,4 +1,4 @@
-"""Who takes part in benchmark_train and benchmark_infer: ours and the PyTorch twin, each in a process of its own.
+"""Who takes part in benchmark_train and benchmark_infer: ours and the PyTorch baseline, each in a process of its own.
 
 Each has the memory allocator as its users have it: `python -m hpe_jax.main` has glibc keep freed memory on a CPU
 (hpe_jax/memory.py); 'kept memory' gives PyTorch the same, 'memory as it comes' takes it from us.
@@ -44,7 +44,7 @@ GPU = {
     },
 }
 
-# From the bytes of a photo's file to keypoints in its pixels, as hpe_jax.predict does it: how often it crops anew.
+# From the bytes of a photo's file to keypoints in its pixels, as hpe_jax.predict does it: how often it crops again.
 LOOKS = {'file to keypoints, one look': 0, 'file to keypoints, refined once': 1}
 
 
@@ -176,14 +176,14 @@ class Ours:
 
 
 class Torch:
-    """The same of the twin."""
+    """The same of the baseline."""
 
     def __init__(self, settings: dict, spec: dict):
         import torch
 
         from experiments import pytorch_baseline
 
-        self.settings, self.torch, self.twin = settings, torch, pytorch_baseline
+        self.settings, self.torch, self.baseline = settings, torch, pytorch_baseline
         dtype = getattr(torch, spec.get('precision', 'float32'))
         options = {'channels_last': False, 'compiled': False} | spec['torch']
         self.trainer = pytorch_baseline.Trainer('cuda' if settings['gpu'] else 'cpu', **options, dtype=dtype)
@@ -217,9 +217,9 @@ class Torch:
         config.data.update(dataset=self.settings['dataset'], data_dir=self.settings['data_dir'])
         split = prepared.load(prepared.open_dataset(config.data), 'train')
         size, sigma = self.settings['size'], config.heatmap.sigma
-        photos = self.twin.Photos(split.photos.tolist(), split.keypoints, size, sigma, [0.4] * 3, [0.2] * 3)
+        photos = self.baseline.Photos(split.photos.tolist(), split.keypoints, size, sigma, [0.4] * 3, [0.2] * 3)
         options = self.settings['batch_size'], os.cpu_count(), self.settings['gpu']
-        return itertools.chain.from_iterable(itertools.repeat(self.twin.loader(photos, *options)))
+        return itertools.chain.from_iterable(itertools.repeat(self.baseline.loader(photos, *options)))
 
     def epoch(self, steps: int, number: int) -> float:
         began = time.perf_counter()
@@ -333,8 +333,8 @@ def start(settings: dict, specs: dict, *warm_up) -> tuple[dict[str, Contender], 
 def describe() -> tuple[dict, bool]:
     """The machine for the record, and whether it computes on a GPU; in a process that ends, and frees the device."""
     with multiprocessing.get_context('spawn').Pool(1) as pool:
-        surroundings, gpu = pool.apply(_describe)
-    return surroundings | {'command': shlex.join(sys.orig_argv)}, gpu
+        environment, gpu = pool.apply(_describe)
+    return environment | {'command': shlex.join(sys.orig_argv)}, gpu
 
 
 def _describe() -> tuple[dict, bool]:

@@ -1,4 +1,4 @@
-"""The reference in PyTorch, written anew for the benchmarks: network, loss, step and loader of Chernytska's tutorial.
+"""The reference in PyTorch, written again for the benchmarks: network, loss, step and loader of Chernytska's tutorial.
 
 The loader makes heatmaps as outer products, which is faster than the reference's blur of each map; else it is the same.
 """

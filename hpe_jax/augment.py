@@ -139,7 +139,7 @@ def stretch_contrast(image: Image, factor: Scalar) -> Image:
 
 
 def turn_hue(image: Image, turns: Scalar) -> Image:
-    """The hue of HSV advanced by so many circles (red, green, blue, red), saturation and value kept; greys stay."""
+    """The hue of HSV advanced by a number of circles (red, green, blue, red), saturation and value kept; greys stay."""
     value = image.max(-1)
     chroma = value - image.min(-1)
     red, green, blue = image[..., 0], image[..., 1], image[..., 2]

@@ -71,11 +71,11 @@ class Checkpoints:
         )
 
     def latest(self) -> int | None:
-        """The last saved epoch; None if there is none."""
+        """The last saved epoch; None without one."""
         return self._manager.latest_step()
 
     def best(self) -> int | None:
-        """The saved epoch with the lowest loss; None if there is none.
+        """The saved epoch with the lowest loss; None without one.
 
         Raises:
           UserError: one of them is corrupt, so that the best one is not known.

@@ -167,7 +167,7 @@ def digest(config: Mapping | ConfigDict) -> str:
 
 
 def saved(workdir: str | Path) -> dict | None:
-    """The config that a run directory was made with, as nested dicts; None if there is none.
+    """The config that a run directory was made with, as nested dicts; None without one.
 
     Raises:
       UserError: the file is not a JSON object, or of another format.
@@ -197,7 +197,7 @@ def load(workdir: str | Path, overrides: Mapping | None = None) -> ConfigDict:
       overrides: fields by their dotted names, such as {'data.manual_dir': 'FOLDER'}.
 
     Raises:
-      UserError: the directory is none of a run, or a field or its value cannot work.
+      UserError: it is not a run directory, or a field or its value cannot work.
     """
     nested = saved(workdir)
     if nested is None:

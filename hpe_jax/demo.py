@@ -181,7 +181,7 @@ def parse_hands(text: str) -> list[HandPose]:
     """The hands of an answer of Demo.predict, as JSON.
 
     Raises:
-      UserError: it is none.
+      UserError: it is not one.
     """
     try:
         answer = json.loads(text)
@@ -191,7 +191,7 @@ def parse_hands(text: str) -> list[HandPose]:
 
 
 def _parse_hand(answer: dict) -> HandPose:
-    """Raises ValueError or its like where it is none."""
+    """Raises ValueError or its like where it is not one."""
     keypoints, scores = (np.array(answer[name], np.float64) for name in ('keypoints', 'scores'))
     whole = keypoints.shape == (21, 2) and scores.shape == (21,) and answer['handedness'] in HANDS[:2]
     if not (whole and np.isfinite(keypoints).all() and (scores >= 0).all() and (scores <= 1).all()):
@@ -200,7 +200,7 @@ def _parse_hand(answer: dict) -> HandPose:
 
 
 def is_near(last: HandPose, size: tuple[int, int]) -> bool:
-    """Whether a hand can be followed into a picture: one far larger, or far outside, is none that was seen in it."""
+    """Whether a hand can be followed into a picture: one far larger, or far outside, was not seen in it."""
     return bool(np.abs(last.keypoints).max() <= 2 * max(size))
 
 

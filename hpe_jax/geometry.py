@@ -79,7 +79,7 @@ def checked_box(box: Sequence | Shaped[np.ndarray, '4']) -> Float[np.ndarray, '4
     """The box, x0, y0, x1, y1, as an array.
 
     Raises:
-      UserError: it is none.
+      UserError: it is not a box: four numbers x0 < x1, y0 < y1.
     """
     try:
         array = np.asarray(box, np.float64)

@@ -1,4 +1,4 @@
-"""What a run leaves to read: `metrics.jsonl`, TensorBoard events, and the facts of its surroundings."""
+"""What a run leaves to read: `metrics.jsonl`, TensorBoard events, and the facts of its environment."""
 
 import json
 import os

@@ -173,10 +173,10 @@ class Prediction:
     def write(self, complete: bool) -> Path:
         """Writes what was predicted so far; the journal stays until all is."""
         entries = [entry for file in self.inputs for entry in self.journal.entries[file]]
-        surroundings = logbook.environment()
+        environment = logbook.environment()
         notes = {file: note for file, note in self.journal.finished.items() if note}
         about = {'complete': complete, 'joints': hand.JOINTS, 'passed_over': self.passed, 'notes': notes}
-        about = self.about | about | surroundings
+        about = self.about | about | environment
         errors = [{'file': file, 'error': sentence} for file, sentence in self.errors.items()]
         path = outputs.write(self.output, self.options.format, entries, errors, about)
         self.journal.close(remove=complete)
@@ -385,7 +385,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar='FILE',
         help="x0, y0, x1, y1 around the hands: JSON {file: box}, or a run's output",
     )
-    add('--refine', type=int, default=1, metavar='N', help='crop again around what was found, so often (default 1)')
+    add('--refine', type=int, default=1, metavar='N', help='how often to crop again around what was found (default 1)')
     add('--min_score', type=float, help='leave out hands below it; default 0.9, and 0.5 of networks without presence')
     add('--smooth', action='store_true', help='videos: a one-euro filter on the tracks')
     add('--first_frame', action='store_true', help='of animated pictures and files of several take the first alone')

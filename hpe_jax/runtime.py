@@ -15,7 +15,7 @@ M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
 def keep_freed() -> bool:
     """Has the C library keep freed memory, where XLA computes on a CPU; call it before JAX makes its backend.
 
-    Each execution of a compiled program allocates its buffers anew (a training step of 48 photos 2.6 GB). glibc takes
+    Each execution of a compiled program allocates its buffers again (a training step of 48 photos 2.6 GB). glibc takes
     that much from the kernel and gives it back every time, and the page faults were a third of the step. Kept, the
     process holds up to twice the memory.
 

@@ -380,7 +380,7 @@ def save(
 ) -> None:
     """Keeps an epoch, or the part of the next one whose steps had these losses, which is never the best checkpoint.
 
-    The best one is that of the lowest validation loss, or training loss if there is none.
+    The best one is that of the lowest validation loss, or training loss without one.
     """
     meta = {'history': history, 'relative_hand_size': data.relative_hand_size}
     meta['config_sha256'] = configuration.digest(config)

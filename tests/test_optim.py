@@ -79,7 +79,7 @@ def test_early_stopping_by_hand():
     assert not optim.should_stop([*falling, 0.9], window=2, patience=1)
     assert optim.should_stop([*falling, 0.9, 0.9], window=2, patience=1)
     assert not optim.should_stop([], window=2, patience=1)
-    # A fall in the sixth decimal is none.
+    # A fall in the sixth decimal does not count.
     assert optim.should_stop([0.5, 0.5, 0.499999, 0.499998], window=1, patience=2)
 
 

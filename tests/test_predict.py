@@ -164,7 +164,7 @@ def test_an_interrupted_run_keeps_what_it_did_and_goes_on(say, photos, monkeypat
     assert looked == [str(photos / x) for x in ('a.png', 'b.webp', 'c.PNG', 'c.PNG', 'deeper/a.png')]
     assert 'Going on: 2 of 4 files are done already' in capsys.readouterr().out
     monkeypatch.setattr(predict.Prediction, '_predict', look)
-    assert len(say(photos)[1]['predictions']) == 4  # a finished run begins anew
+    assert len(say(photos)[1]['predictions']) == 4  # a finished run begins again
 
 
 @pytest.fixture(scope='module')

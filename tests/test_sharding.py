@@ -54,7 +54,7 @@ def records(workdir: Path) -> list[dict]:
 
 @pytest.fixture(scope='module')
 def start(freihand_like, tmp_path_factory):
-    """Begins a run with so many devices; (process, folder of what it prints)."""
+    """Begins a run with a number of devices; (process, folder of what it prints)."""
     folder = tmp_path_factory.mktemp('sharding')
     (folder / 'config.py').write_text(CONFIG)
 

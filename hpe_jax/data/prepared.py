@@ -227,7 +227,7 @@ def resolve_split(builder: tfds.core.DatasetBuilder, expression: str) -> str:
     A set of very few unique photos lacks 'validation', 'test' or 'train'; TFDS has no empty splits.
 
     Raises:
-      UserError: the expression names no split of this dataset, or is none.
+      UserError: the expression names no split of this dataset, or is not an expression.
     """
     splits = builder.info.splits
     empty = {'train', 'validation', 'test'} - set(splits)

@@ -128,7 +128,7 @@ class HandPoseEstimator:
           box: x0, y0, x1, y1 in pixels, around the hand as tightly as HandPose.box; None: anywhere.
 
         Raises:
-          UserError: it is no picture, or the box is none.
+          UserError: it is not a picture, or not a box.
         """
         return self.predict([image], [box])[0]
 
@@ -193,7 +193,7 @@ class HandPoseEstimator:
         return hands
 
     def _refined(self, images: list, squares: list, left: list[bool], refine: int | None = None) -> list[HandPose]:
-        """The hands in these crops, cropped again around them so often."""
+        """The hands in these crops, cropped again around them, `refine` times."""
         hands = self._pose(images, squares, left)
         for _ in range(self.refine if refine is None else refine):
             hands = self._pose(images, self._around(hands, images), [one.handedness == 'left' for one in hands])

@@ -116,7 +116,7 @@ def _common_tail(a: Sequence[str], b: Sequence[str]) -> int:
 
 
 def ahead(pool: ThreadPoolExecutor, function: Callable, items: Sequence, number: int) -> Iterator[tuple[str, Future]]:
-    """(item, function(item) to come) in the items' order, so many of them begun before they are asked for."""
+    """(item, function(item) to come) in the items' order, some of them begun before they are asked for."""
     waiting = deque()
     for item in items:
         waiting.append((item, pool.submit(function, item)))

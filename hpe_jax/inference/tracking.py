@@ -67,13 +67,13 @@ class Tracker:
 
     The crop of a frame is around the keypoints of the last one, unsmoothed. A hand whose score falls below the
     estimator's min_score is lost; it is searched for at once, in the same frame and all that follow. With hand='auto'
-    each search decides between right and left anew. min_score=0 never loses it.
+    each search decides between right and left again. min_score=0 never loses it.
     """
 
     def __init__(self, estimator: HandPoseEstimator, smooth: bool = False):
         """
         Args:
-          smooth: put a OneEuro on the keypoints. It starts anew when the hand was lost or its handedness changed.
+          smooth: put a OneEuro on the keypoints. It starts again when the hand was lost or its handedness changed.
         """
         self.estimator, self.smooth = estimator, smooth
         self._last = self._filter = None
@@ -87,7 +87,7 @@ class Tracker:
           box: x0, y0, x1, y1 in pixels, to look there and not around the last keypoints.
 
         Raises:
-          UserError: it is no picture, or the box is none.
+          UserError: it is not a picture, or not a box.
         """
         last, hand = self._last, None
         if last and box is None:

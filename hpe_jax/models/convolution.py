@@ -128,7 +128,7 @@ def _input_gradient_of_stride_2(
     Along an axis an even pixel is under the kernel's middle once, an odd one under its last and then its first place.
     """
     (b, h, w, _), (c, o) = dy.shape, kernel.shape[2:]
-    of_place = np.array([[1, 3], [2, 0]])  # [parity, place of dy]; 3 is none
+    of_place = np.array([[1, 3], [2, 0]])  # [parity, place of dy]; 3: no place
     padded = jnp.pad(kernel, ((0, 1), (0, 1), (0, 0), (0, 0)))
     phases = padded[of_place[:, :, None, None], of_place[None, None]]  # parity, place, parity, place, c, o
     phases = phases.transpose(1, 3, 5, 0, 2, 4).reshape(2, 2, o, 4 * c)

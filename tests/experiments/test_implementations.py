@@ -19,15 +19,15 @@ WIDTHS = (4, 6, 8)
 def leaves(ours, theirs):
     """(array of ours, parameter of theirs) of every part, in the same layout."""
 
-    def of_block(block, twin):
+    def of_block(block, baseline):
         for norm, conv, i in (block['norm1'], block['conv1'], 0), (block['norm2'], block['conv2'], 3):
-            yield norm['scale'], twin[i].weight
-            yield norm['bias'], twin[i].bias
-            yield conv['kernel'].transpose(3, 2, 0, 1), twin[i + 1].weight
+            yield norm['scale'], baseline[i].weight
+            yield norm['bias'], baseline[i].bias
+            yield conv['kernel'].transpose(3, 2, 0, 1), baseline[i + 1].weight
 
     for side in ('down', 'up'):
-        for i, twin in enumerate(getattr(theirs, side)):
-            yield from of_block(ours[side][i], twin)
+        for i, baseline in enumerate(getattr(theirs, side)):
+            yield from of_block(ours[side][i], baseline)
     yield from of_block(ours['bottleneck'], theirs.bottleneck)
     yield ours['out']['kernel'].transpose(3, 2, 0, 1), theirs.out.weight
 
@@ -36,13 +36,13 @@ def test_the_twins_loss_and_gradients_are_ours():
     torch = pytest.importorskip('torch')
     from experiments import pytorch_baseline
 
-    model, twin = unet.UNet(widths=WIDTHS, rngs=nnx.Rngs(0)), pytorch_baseline.UNet(WIDTHS)
+    model, baseline = unet.UNet(widths=WIDTHS, rngs=nnx.Rngs(0)), pytorch_baseline.UNet(WIDTHS)
     rng = np.random.default_rng(0)
     images = rng.standard_normal((3, 16, 16, 3), np.float32)
     heatmaps = rng.random((3, 16, 16, 21), np.float32)
     weights = nnx.to_pure_dict(nnx.state(model, nnx.Param))
-    pairs = list(leaves(weights, twin))
-    assert len(pairs) == len(list(twin.parameters())) == len(jax.tree.leaves(weights))
+    pairs = list(leaves(weights, baseline))
+    assert len(pairs) == len(list(baseline.parameters())) == len(jax.tree.leaves(weights))
     with torch.no_grad():
         for array, parameter in pairs:
             parameter.copy_(torch.from_numpy(np.array(array)))
@@ -51,11 +51,11 @@ def test_the_twins_loss_and_gradients_are_ours():
         return losses.per_keypoint('iou', model(jnp.asarray(images)), jnp.asarray(heatmaps)).mean()
 
     ours, gradients = nnx.jit(nnx.value_and_grad(loss))(model)
-    predicted, true = twin(torch.from_numpy(images.transpose(0, 3, 1, 2))), torch.from_numpy(heatmaps)
+    predicted, true = baseline(torch.from_numpy(images.transpose(0, 3, 1, 2))), torch.from_numpy(heatmaps)
     theirs = pytorch_baseline.iou_loss(predicted, true.permute(0, 3, 1, 2))
     theirs.backward()
     assert float(ours) == pytest.approx(theirs.item(), abs=1e-6)
-    for array, parameter in leaves(nnx.to_pure_dict(gradients), twin):
+    for array, parameter in leaves(nnx.to_pure_dict(gradients), baseline):
         np.testing.assert_allclose(array, parameter.grad, rtol=1e-3, atol=1e-5)
 
 

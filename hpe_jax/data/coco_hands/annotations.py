@@ -208,7 +208,7 @@ def _checked_points(keypoints: Any) -> np.ndarray:
 
 
 def _checked_box(box: Any, points: np.ndarray) -> np.ndarray:
-    """x0, y0, x1, y1 of COCO's x, y, width, height, or around the labelled keypoints where there is none."""
+    """x0, y0, x1, y1 of COCO's x, y, width, height, or around the labelled keypoints where one is missing."""
     if box is None:
         labelled = points[points[:, 2] > 0, :2].astype(np.float64)
         low, high = labelled.min(0), labelled.max(0)

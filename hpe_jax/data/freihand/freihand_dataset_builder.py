@@ -35,7 +35,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     @classmethod
     def find_config(cls, name: str) -> tfds.core.BuilderConfig | None:
-        """The config of that name; None if there is none."""
+        """The config of that name; None without one."""
         return cls.builder_configs.get(name)
 
     def __init__(self, *, file_format: str | None = None, **kwargs):

@@ -246,7 +246,7 @@ def _draw(key, backdrop, shapes):
     tiles = texture.random_tiles(keys[2], TILES)
 
     shape = jnp.maximum(face, 0) // CORNERS
-    row = jax.lax.optimization_barrier(table[shape])  # else XLA on CPU reads it anew for each later use
+    row = jax.lax.optimization_barrier(table[shape])  # else XLA on CPU reads it again for each later use
     grid = (jnp.arange(size) + 0.5) / size
     dx, dy = grid - row[..., 0], grid[:, None] - row[..., 1]
     cos, sin = row[..., 2], row[..., 3]

@@ -52,7 +52,7 @@ class HandMesh(NamedTuple):
 
 
 class Held(NamedTuple):
-    """An object in a hand, in the hand's frame: an ellipsoid (kind 0) or a capsule (1); kind -1 is none."""
+    """An object in a hand, in the hand's frame: an ellipsoid (kind 0) or a capsule (1); kind -1: no object."""
 
     kind: Int[Array, '']
     centre: Float[Array, '3']  # metres

@@ -75,7 +75,7 @@ def rasterise(
         face = jnp.searchsorted(ends, item, side='right')  # the number of faces when the queue is done
         rows, (first_column, first_row, blocks_across, start) = table[face], places[face].T
         down, across = jnp.divmod(item - start, blocks_across)
-        # Without the barrier, XLA on CPU computes all this anew for each of a block's pixels.
+        # Without the barrier, XLA on CPU computes all this again for each of a block's pixels.
         rows, down, across = jax.lax.optimization_barrier((rows, down, across))
         x = (across * BLOCK)[:, None] + inside_block % BLOCK  # relative to the box's first pixel: small, hence exact
         y = (down * BLOCK)[:, None] + inside_block // BLOCK
@@ -117,7 +117,7 @@ def _setup(corners, depth, area, first):
 
 
 def face_at(buffer: ZBuffer, num_faces: int) -> Int[Array, 'h w']:
-    """Triangle number of each pixel, -1 where there is none."""
+    """Triangle number of each pixel, -1 where one is missing."""
     face = (buffer.words & jnp.uint32(2 ** id_bits(num_faces) - 1)).astype(jnp.int32)
     return jnp.where(buffer.words == EMPTY, -1, face)
 

@@ -36,7 +36,7 @@ class Config:
     occluders: float = 0.15  # share of pictures with something before the hand
     borders: float = 0.4  # share of pictures whose content ends inside the frame
     camera_noise: bool = True
-    away: float = 0.0  # share of pictures whose hand is none to be found: see camera.sample_view
+    away: float = 0.0  # share of pictures without a hand to be found: see camera.sample_view
 
     def __post_init__(self):
         unknown = set(self.backgrounds) - set(background.KINDS)

@@ -12,7 +12,7 @@ z_buffer = jax.jit(rasterise.rasterise, static_argnums=(3, 4))
 
 
 def slow_z_buffer(xy, inv_z, faces, height, width):
-    """Every pixel against every triangle in float64: 1 / depth of the nearest (0 where there is none), its number."""
+    """Every pixel against every triangle in float64: 1 / depth of the nearest (0 where one is missing), its number."""
     nearest, winner = np.zeros((height, width)), np.full((height, width), -1)
     points = np.stack(np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5), -1)
     for number, triangle in enumerate(faces):
