@@ -1,5 +1,6 @@
 """The command as its users meet it: folders, globs, broken files, videos, interruptions, wrong input."""
 
+import collections
 import json
 import os
 import subprocess
@@ -431,6 +432,30 @@ def test_large_jpegs_are_answered_in_their_own_pixels(quick, tmp_path, monkeypat
             assert np.median(np.abs(np.subtract(halved['keypoints'], whole['keypoints']))) < 5
     with Image.open(tmp_path / 'out/overlays/a.jpg') as overlay:
         assert overlay.size == (300, 200)
+
+
+@pytest.mark.parametrize('heif', [False, True])
+def test_the_shared_cases(quick, shared, monkeypatch, heif):
+    cases = shared / 'cases'
+    if not cases.is_dir():
+        pytest.skip('needs the small failing inputs beside the checkout (../shared/cases)')
+    if heif:
+        pytest.importorskip('pillow_heif', reason='HEIC pictures need pillow-heif, which is optional')
+    else:
+        monkeypatch.setitem(sys.modules, 'pillow_heif', None)
+    status, content = quick(*(cases / name for name in ('01_phone_folder', '10_several_frames', '11_pixel_kinds')))
+    assert status == (0 if heif else 3) and [Path(file).name for file in content['passed_over']] == [
+        'IMG_0007.jpg_large'
+    ]
+    number = collections.Counter(files_of(content))
+    assert [Path(one['file']).name for one in content['errors']] == ([] if heif else ['IMG_0002.HEIC', 'IMG_0006.jpg'])
+    assert len(number) == (7 if heif else 5) + 4 + 5 and sum(number.values()) == len(number) + 4 * 3
+    notes = {Path(file).name: note for file, note in content['notes'].items()}
+    assert notes == {
+        'float01.tif': 'grey levels taken as 0 to 1',
+        'float255.tif': 'grey levels taken as 0 to 255',
+        'twelve_bit.tif': 'grey levels taken as 0 to 4095',
+    }
 
 
 def test_reading_ahead_keeps_the_order_and_is_bounded():
