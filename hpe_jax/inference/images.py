@@ -118,7 +118,8 @@ def opened(source: str | Path | bytes, name: str = '') -> Iterator[Image.Image]:
     except UserError as e:
         raise UserError(f'{name}: {e}') from e
     except Exception as e:  # Pillow's decoders raise anything from OSError to RuntimeError
-        raise UserError(f'{name}: cannot be read: {getattr(e, "strerror", None) or e or type(e).__name__}') from e
+        reason = str(getattr(e, 'strerror', None) or e).partition('\n')[0] or type(e).__name__
+        raise UserError(f'{name}: cannot be read: {reason}') from e
 
 
 def _heif() -> list[str]:

@@ -120,12 +120,14 @@ def read_boxes(path: str | Path) -> dict[str, dict[int | None, list]]:
         found = defaultdict(lambda: defaultdict(list))
         for entry in entries:
             frame, box = entry.get('frame'), entry['box']
+            if not isinstance(entry['file'], str) or '\0' in entry['file']:
+                raise ValueError(f'{entry["file"]!r} is no file name')
             boxes = found[entry['file']][None if frame in (None, '') else int(frame)]
             if box:
                 boxes.append(list(box)[:4] if len(box) == 5 else list(box))
     except OSError as e:
         raise UserError(f'--boxes={path}: cannot be read: {e.strerror}') from e
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError) as e:
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError, csv.Error) as e:
         raise UserError(
             f'--boxes={path}: no list of boxes ({type(e).__name__}: {e}); it takes JSON such as '
             '{"photo.jpg": [x0, y0, x1, y1]}, or the output of an earlier run'

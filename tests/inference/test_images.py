@@ -1,6 +1,8 @@
 """Every kind of file comes in as upright RGB; what is no picture is told in one sentence."""
 
+import collections
 import io
+import warnings
 
 import numpy as np
 import pytest
@@ -274,6 +276,43 @@ def test_pillows_own_images_are_converted_as_files_are():
 
 
 HEIC = b'\0\0\0\x1cftypheic\0\0\0\0mif1heic'
+
+
+def test_a_reason_of_many_lines_is_cut_to_its_first(monkeypatch):
+    monkeypatch.setattr(images, 'check_size', lambda *_: 1 / 0)
+    with pytest.raises(UserError, match='a: cannot be read: division by zero'):
+        images.read(saved(Image.fromarray(PICTURE), 'PNG'), 'a')
+
+    def fail(*_):
+        raise ValueError('one\ntwo')
+
+    monkeypatch.setattr(images, 'check_size', fail)
+    with pytest.raises(UserError, match='a: cannot be read: one$'):
+        images.read(saved(Image.fromarray(PICTURE), 'PNG'), 'a')
+
+
+def test_mutated_files_are_read_or_answered_in_one_sentence():
+    """500 files with bytes changed, cut off or overwritten."""
+    rng, whole = np.random.default_rng(1), []
+    for kind in ('JPEG', 'PNG', 'WEBP', 'GIF', 'BMP', 'TIFF', 'PPM', 'JPEG2000', 'AVIF', 'TGA', 'QOI', 'MPO'):
+        several = SEVERAL if kind in ('GIF', 'TIFF', 'MPO') else {}
+        whole.append(saved(FRAMES[0], kind, **several))
+    answers = collections.Counter()
+    for i in range(500):
+        data = bytearray(whole[i % len(whole)])
+        for _ in range(rng.choice([1, 3, 10])):
+            at = int(rng.integers(min(len(data), int(rng.choice([60, 400, len(data)])))))
+            change = int(rng.integers(3))
+            data[at : at + (4 if change else 1)] = b'\xff\xff\xff\x7f' if change else bytes([int(rng.integers(256))])
+            data = data[: max(20, int(rng.integers(len(data))))] if change == 2 else data
+        try:
+            with warnings.catch_warnings(action='ignore'):  # Pillow's, of tags that are wrong
+                assert images.read(bytes(data), 'a', first_frame=True).dtype == np.uint8
+            answers['read'] += 1
+        except UserError as e:
+            assert '\n' not in str(e) and str(e).startswith('a: ')
+            answers['answered'] += 1
+    assert min(answers.values()) > 100
 
 
 def test_heic_asks_for_its_package(monkeypatch):

@@ -108,6 +108,8 @@ def test_a_file_may_have_no_box(tmp_path, none):
 @pytest.mark.parametrize(
     'content',
     ['no json', '3', '{"a.jpg": 3}', '[{"file": "a.jpg"}]', '[[1]]', '[' * 100_000, '[{"image_id": 1, "bbox": [1]}]']
+    + ['[{"file": 3, "box": [1, 2, 3, 4]}]', '{"a\\u0000.jpg": [1, 2, 3, 4]}', '{"a.jpg": {"b": 3}}']
+    + ['[{"file": "a.jpg", "frame": 1e400, "box": [1, 2, 3, 4]}]']
     + ['{"annotations": [{"image_id": 1, "bbox": [1, 2, 3, 4]}], "images": []}'],
 )
 def test_what_are_no_boxes_is_told(tmp_path, content):
@@ -118,6 +120,9 @@ def test_what_are_no_boxes_is_told(tmp_path, content):
         outputs.read_boxes(tmp_path / 'absent.json')
     with pytest.raises(UserError, match='cannot be read: Is a directory'):
         outputs.read_boxes(tmp_path)
+    (tmp_path / 'long.csv').write_text('file\n' + 'x' * 200_000)
+    with pytest.raises(UserError, match=r'long\.csv: no list of boxes'):
+        outputs.read_boxes(tmp_path / 'long.csv')
 
 
 def test_a_journal_gives_what_was_finished_and_no_more(tmp_path):
