@@ -188,7 +188,8 @@ class Prediction:
         batch, others, read = [], {}, partial(images.picture, first_frame=self.options.first_frame)
         with ThreadPoolExecutor() as pool, Progress(len(todo), 'photo') as bar:
             try:
-                for file, reading in inputs.ahead(pool, read, todo, 2 * self.options.batch_size):
+                ready = min(2 * self.options.batch_size, (os.cpu_count() or 1) + 4)  # large photos take 200 MB each
+                for file, reading in inputs.ahead(pool, read, todo, ready):
                     try:
                         batch.append(Shot(file, reading.result(), self.boxes(file)))
                     except images.Several as e:
