@@ -2,7 +2,8 @@
 
     python -m experiments.benchmark_demo PHOTO [--seconds=20] [--output=experiments/records/demo.json]
 
-The webcam is Chromium's fake device, which plays the photo as a video of 640x480. Needs chromium.
+The webcam is Chromium's fake device, which plays the photo as a video of 640x480. Needs chromium, and a checkout,
+whose tests/chromium.py it uses.
 """
 
 import argparse

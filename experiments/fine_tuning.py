@@ -20,7 +20,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from experiments import compare
-from hpe_jax import files, hand, logbook, runtime, train, trained_model
+from hpe_jax import configuration, files, hand, logbook, runtime, train, trained_model
 from hpe_jax.data import prepared
 from hpe_jax.data.synthetic_hands import generate
 from hpe_jax.errors import UserError
@@ -116,10 +116,11 @@ def main(_: list[str]) -> None:
 
 if __name__ == '__main__':
     logging.set_verbosity(logging.FATAL)  # orbax logs the tracebacks of what is said in one sentence below
-    config_flags.DEFINE_config_file('config', str(Path(__file__).parents[1] / 'configs/finetune.py'), 'The recipe.')
+    default = str(configuration.find_file('configs/finetune.py'))
+    config_flags.DEFINE_config_file('config', default, 'The recipe.')
     flags.DEFINE_list('crops', ['10', '50', '200'], 'How many are trained on, each alone.')
     flags.DEFINE_string('output', 'runs/fine_tuning', 'Folder to write into.')
     try:
-        app.run(main)
+        app.run(main, flags_parser=lambda argv: app.parse_flags_with_usage(configuration.find_file_in(argv)))
     except UserError as e:
         sys.exit(f'error: {e}')

@@ -1,7 +1,7 @@
 """Who takes part in benchmark_train and benchmark_infer: ours and the PyTorch baseline, each in a process of its own.
 
 Each has the memory allocator as its users have it: `python -m hpe_jax.main` has glibc keep freed memory on a CPU
-(hpe_jax/memory.py); 'kept memory' gives PyTorch the same, 'memory as it comes' takes it from us.
+(hpe_jax/runtime.py); 'tuned allocator' gives PyTorch the same, 'default allocator' takes it from us.
 """
 
 import functools
@@ -24,13 +24,13 @@ from hpe_jax.errors import UserError
 
 CPU = {
     'ours': {'kept': True},
-    'ours, memory as it comes': {},
-    "ours, memory as it comes, conv='xla'": {'conv': 'xla'},
+    'ours, default allocator': {},
+    "ours, default allocator, conv='xla'": {'conv': 'xla'},
     'PyTorch eager': {'torch': {}},
     'PyTorch channels_last': {'torch': {'channels_last': True}},
     'PyTorch compile, channels_last': {'torch': {'channels_last': True, 'compiled': True}},
-    'PyTorch eager, kept memory': {'torch': {}, 'kept': True},
-    'PyTorch channels_last, kept memory': {'torch': {'channels_last': True}, 'kept': True},
+    'PyTorch eager, tuned allocator': {'torch': {}, 'kept': True},
+    'PyTorch channels_last, tuned allocator': {'torch': {'channels_last': True}, 'kept': True},
 }
 GPU = {
     'ours': {},
@@ -45,7 +45,7 @@ GPU = {
 }
 
 # From the bytes of a photo's file to keypoints in its pixels, as hpe_jax.predict does it: how often it crops again.
-LOOKS = {'file to keypoints, one look': 0, 'file to keypoints, refined once': 1}
+LOOKS = {'file to keypoints, one crop': 0, 'file to keypoints, refined once': 1}
 
 
 def chosen(gpu: bool, pattern: str) -> dict[str, dict]:

@@ -44,6 +44,7 @@ def assert_same(a, b):
         assert x == pytest.approx(y, rel=2e-5, abs=1e-6, nan_ok=True)
 
 
+@pytest.mark.slow
 def test_batches_of_7_and_of_64_give_the_same_numbers(step_and_state):
     data = examples(30)
     results = [evaluate.evaluate(*step_and_state, batches(data, size)) for size in (7, 64)]

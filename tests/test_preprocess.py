@@ -63,6 +63,7 @@ def varied():
     return same, [jax.device_get(function(jax.random.key(seed))) for seed in (0, 0, 1)]
 
 
+@pytest.mark.slow
 def test_all_at_once_is_a_pure_function_of_the_key_and_differs_between_photos(varied):
     plain, (first, again, other) = varied
     assert jax.tree.map(lambda x: (x.shape, x.dtype), first) == jax.tree.map(lambda x: (x.shape, x.dtype), plain)

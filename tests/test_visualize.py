@@ -27,6 +27,7 @@ def test_a_bone_is_drawn_in_its_fingers_colour_where_it_lies():
     assert not drawn[round(35 * scale), round(5 * scale)].any()  # invisible keypoints
 
 
+@pytest.mark.slow
 def test_pictures_of_every_kind_are_written_whole(tmp_path):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (5, 32, 32, 3), np.uint8)

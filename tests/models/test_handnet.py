@@ -30,6 +30,7 @@ def test_the_shipped_size_in_numbers():
     assert found == stem + down + back + 24 * 21 + 21 + heads
 
 
+@pytest.mark.slow
 def test_maps_at_a_quarter_and_a_number_of_each_head(small):
     answer = small.logits(jnp.zeros((2, 64, 96, 3)))
     shapes = {name: value.shape for name, value in answer.items()}

@@ -31,6 +31,7 @@ def test_one_map_a_keypoint_at_the_photos_own_resolution():
     assert heatmaps.min() > 0 and heatmaps.max() < 1
 
 
+@pytest.mark.slow
 def test_bfloat16_compute_keeps_float32_parameters_and_heatmaps():
     model = small(dtype=jnp.bfloat16)
     assert forward(model, photos()).dtype == jnp.float32
@@ -52,6 +53,7 @@ def test_upsample_by_hand():
     np.testing.assert_allclose(unet.upsample(x), jax.image.resize(x, (2, 32, 48, 3), 'bilinear'), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_in_eval_mode_a_photo_does_not_depend_on_its_batch():
     model = small()
     forward(model, photos(8))  # statistics that are not the initial ones
@@ -82,6 +84,7 @@ def test_a_pixel_reaches_just_the_outputs_within_the_receptive_field():
     assert changed[15, 15] and rows.min() >= 15 - 12 and rows.max() <= 15 + 12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('leaf', ['down', 'bottleneck', 'up', 'out'])
 def test_every_part_has_a_gradient(leaf):
     gradients = nnx.jit(nnx.grad(lambda m: (m(photos()) ** 2).sum()))(small())
