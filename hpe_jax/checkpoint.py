@@ -165,6 +165,10 @@ class Checkpoints:
     def remove(self, epoch: int) -> None:
         """Deletes a checkpoint, such as one that is corrupt."""
         shutil.rmtree(self.folder / str(epoch))
+        self.reload()
+
+    def reload(self) -> None:
+        """Looks again which checkpoints there are, after another process has removed one."""
         self._manager.reload()
 
     def _read(self, epoch: int, *items: str) -> tuple[dict, dict[str, dict[str, np.ndarray]]]:

@@ -49,11 +49,14 @@ class Stopped(Exception):
 
 class StopSignals:
     """While entered, the first SIGINT (Ctrl-C) or SIGTERM (as SLURM sends it) is only noted in `received`; a second one
-    ends the process as usual. Does nothing outside the main thread, which alone gets signals."""
+    ends the process as usual. Does nothing outside the main thread, which alone gets signals, or if not `noted`."""
+
+    def __init__(self, noted: bool = True):
+        self._noted = noted
 
     def __enter__(self) -> 'StopSignals':
         self.received, self._usual = None, {}
-        if threading.current_thread() is threading.main_thread():
+        if self._noted and threading.current_thread() is threading.main_thread():
             self._usual = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 

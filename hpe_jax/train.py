@@ -151,7 +151,8 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
         next(batches)
     began = time.perf_counter()
     first = len(history)
-    with runtime.StopSignals() as signals:
+    # Of several processes each would stop after a step of its own, and wait for the others for ever.
+    with runtime.StopSignals(noted=jax.process_count() == 1) as signals:
         for epoch in range(first, first if is_done(config, history) else train.epochs):
             if in_one_call:
                 finished = in_one_call(epoch, horizon(config, history))
@@ -307,6 +308,7 @@ def restore_latest(checkpoints: checkpoint.Checkpoints, train_state: TrainState)
         with sharding.main_first():
             if sharding.is_main():
                 checkpoints.remove(epoch)
+            checkpoints.reload()
         return restore_latest(checkpoints, train_state)
 
 

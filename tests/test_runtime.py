@@ -1,3 +1,4 @@
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -47,3 +48,15 @@ def test_hosts_of_accelerators_are_left_alone(monkeypatch):
     monkeypatch.setattr(runtime.metadata, 'entry_points', lambda group: ['xla_cuda13'])
     monkeypatch.setattr(runtime.ctypes, 'CDLL', lambda name: pytest.fail('touched the C library'))
     assert not runtime.keep_freed()
+
+
+def test_the_first_signal_is_noted_and_the_second_one_as_usual():
+    usual = signal.getsignal(signal.SIGINT)
+    with runtime.StopSignals() as signals:
+        signal.raise_signal(signal.SIGINT)
+        assert signals.received == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    with runtime.StopSignals(noted=False) as signals, pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    assert signals.received is None and signal.getsignal(signal.SIGINT) is usual
