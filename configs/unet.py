@@ -56,7 +56,7 @@ def get_config() -> ConfigDict:
     augment.shift = 0.0  # largest shift along each axis, as a part of the photo's size
     augment.brightness = 0.0  # largest change of the factor on the grey levels: 0.3 is 0.7 to 1.3
     augment.contrast = 0.0  # the same on their distance from the photo's mean
-    augment.hue = 0.0  # largest turn either way, circles: 0.5 is any hue
+    augment.hue = 0.0  # largest change either way, circles: 0.5 is any hue
     augment.tint = 0.0  # largest change of each channel's own factor
     augment.saturation = 0.0  # largest change of the factor on the distance from grey
     augment.grey = 0.0  # probability of a grey photo

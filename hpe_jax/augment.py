@@ -8,7 +8,7 @@ The fields of `config.augment`. Each photo draws its own numbers, uniformly unle
     shift       largest shift either way, along x and along y, as a part of the photo's size
     brightness  largest change of the factor on the grey levels
     contrast    largest change of the factor on their distance from the photo's mean luma
-    hue         largest turn of the hue either way, in circles; 0.5 is any hue
+    hue         largest change of the hue either way, in circles; 0.5 is any hue
     blur        largest standard deviation of a Gaussian, pixels
     noise       largest standard deviation of Gaussian noise, where 1 is white; for each pixel and channel
     borders     probability that the content ends inside the frame, on one to four sides
@@ -69,14 +69,17 @@ Box = Int[AnyArray, '4']  # left, top, right, bottom; whole pixels, the last two
 
 
 def is_on(config: ConfigDict) -> bool:
-    """Whether `vary` does anything."""
+    """Whether `augment_example` changes anything."""
     return any(config[name] for name in RANGES)
 
 
-def vary(
+def augment_example(
     image: UInt8[AnyArray, 'h w 3'], keypoints: Keypoints, visible: Visible, key: Key[Array, ''], config: ConfigDict
 ) -> tuple[UInt8[Array, 'h w 3'], Keypoints, Visible]:
-    """One photo and its labels, varied as the module says. What is off costs nothing and alters no other's numbers."""
+    """One photo and its labels, augmented as described above.
+
+    A field at 0 costs nothing. The random numbers of a field do not depend on the other fields.
+    """
     key, noise, pixels = jax.random.split(key, 3)
     numbers = dict(zip((*RANGES, 'fill'), jax.random.uniform(key, (len(RANGES) + 1, 10)), strict=True))
     size = image.shape[:2]
@@ -95,7 +98,7 @@ def vary(
         source = geometry.sources(matrix, size) + jnp.where(hidden, aside, 0)
         image = geometry.sample(image, source, replicate, reflect)
         image = jnp.where(hidden & plain, 255 * numbers['cover'][7:10], image)
-    image = photograph(jnp.float32(image), numbers, noise, config)
+    image = photometric(jnp.float32(image), numbers, noise, config)
     if config.borders:
         content = draw_content(numbers['borders'], size, config.borders)
         image, visible = border(image, content, replicate), visible & in_content(keypoints, content, size)
@@ -104,8 +107,8 @@ def vary(
     return jnp.round(image).astype(jnp.uint8), keypoints, visible & geometry.inside_frame(keypoints)
 
 
-def photograph(image: Image, numbers: dict, key: Key[Array, ''], config: ConfigDict) -> Image:
-    """What light, lens and sensor vary."""
+def photometric(image: Image, numbers: dict, key: Key[Array, ''], config: ConfigDict) -> Image:
+    """The changes by light, lens and sensor."""
 
     def either_way(name: str) -> Array:
         return config[name] * (2 * numbers[name][0] - 1)
@@ -115,7 +118,7 @@ def photograph(image: Image, numbers: dict, key: Key[Array, ''], config: ConfigD
     if config.contrast:
         image = stretch_contrast(image, 1 + either_way('contrast'))
     if config.hue:
-        image = turn_hue(image, either_way('hue'))
+        image = shift_hue(image, either_way('hue'))
     if config.tint:
         image = jnp.clip(image * (1 + config.tint * (2 * numbers['tint'][:3] - 1))[None, None], 0, 255)
     if config.saturation or config.grey:
@@ -138,7 +141,7 @@ def stretch_contrast(image: Image, factor: Scalar) -> Image:
     return jnp.clip(mean + factor * (image - mean), 0, 255)
 
 
-def turn_hue(image: Image, turns: Scalar) -> Image:
+def shift_hue(image: Image, circles: Scalar) -> Image:
     """The hue of HSV advanced by a number of circles (red, green, blue, red), saturation and value kept; greys stay."""
     value = image.max(-1)
     chroma = value - image.min(-1)
@@ -148,7 +151,7 @@ def turn_hue(image: Image, turns: Scalar) -> Image:
     ) / jnp.where(chroma > 0, chroma, 1)
     channels = []
     for offset in (5, 3, 1):
-        place = offset + sixths + 6 * turns
+        place = offset + sixths + 6 * circles
         place = place - 6 * jnp.floor(place / 6)
         channels.append(value - chroma * jnp.clip(jnp.minimum(place, 4 - place), 0, 1))
     return jnp.stack(channels, -1)
@@ -262,10 +265,10 @@ def in_box(size: tuple[int, int], box: Box) -> Bool[Array, '{size[0]} {size[1]}'
     return ((rows >= box[1]) & (rows < box[3]))[:, None] & ((columns >= box[0]) & (columns < box[2]))[None]
 
 
-def turn(
-    image: Shaped[AnyArray, 's s 3'], keypoints: Float[AnyArray, 'k 2'], turns: Int[AnyArray, '']
+def rot90(
+    image: Shaped[AnyArray, 's s 3'], keypoints: Float[AnyArray, 'k 2'], k: Int[AnyArray, '']
 ) -> tuple[Shaped[AnyArray, 's s 3'], Float[AnyArray, 'k 2']]:
-    """One square photo and its normalised keypoints, turned counter-clockwise by `turns` (0 to 3) right angles."""
+    """One square photo and its normalised keypoints, rotated counter-clockwise by `k` (0 to 3) right angles."""
     x, y = keypoints[:, 0], keypoints[:, 1]
-    turned = jnp.stack([jnp.stack(p, -1) for p in ((x, y), (y, 1 - x), (1 - x, 1 - y), (1 - y, x))])
-    return jax.lax.switch(turns, [partial(jnp.rot90, k=k) for k in range(4)], image), turned[turns]
+    rotated = jnp.stack([jnp.stack(p, -1) for p in ((x, y), (y, 1 - x), (1 - x, 1 - y), (1 - y, x))])
+    return jax.lax.switch(k, [partial(jnp.rot90, k=i) for i in range(4)], image), rotated[k]

@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Key
 from ml_collections import ConfigDict
 
 from hpe_jax import geometry, heatmap
-from hpe_jax.augment import is_on, turn, vary
+from hpe_jax.augment import augment_example, is_on, rot90
 from hpe_jax.geometry import AnyArray
 
 Batch = dict[str, AnyArray]
@@ -27,7 +27,7 @@ Batch = dict[str, AnyArray]
 def augment(batch: Batch, config: ConfigDict, key: Key[Array, '']) -> Batch:
     """Varies the photos of a training batch and their labels (`config` is config.augment); needs device targets.
 
-    `left` mirrors photos for the heads alone (`right` in the batch). `quarter_turns` turns each photo by a random
+    `left` mirrors photos for the heads alone (`right` in the batch). `quarter_turns` rotates each photo by a random
     multiple of 90 degrees: exact, without resampling. The rest is augment.py's. With everything off the batch passes
     through.
     """
@@ -40,12 +40,14 @@ def augment(batch: Batch, config: ConfigDict, key: Key[Array, '']) -> Batch:
         batch = batch | {'image': image, 'keypoints': keypoints, 'right': right}
     if config.quarter_turns:
         turns = jax.random.randint(key, number, 0, 4)
-        image, keypoints = jax.vmap(turn)(batch['image'], batch['keypoints'], turns)
+        image, keypoints = jax.vmap(rot90)(batch['image'], batch['keypoints'], turns)
         batch = batch | {'image': image, 'keypoints': keypoints}
     if is_on(config):
         keys = jax.random.split(jax.random.fold_in(key, 1), number)
-        varied = jax.vmap(partial(vary, config=config))(batch['image'], batch['keypoints'], batch['visible'], keys)
-        batch = batch | dict(zip(('image', 'keypoints', 'visible'), varied, strict=True))
+        augmented = jax.vmap(partial(augment_example, config=config))(
+            batch['image'], batch['keypoints'], batch['visible'], keys
+        )
+        batch = batch | dict(zip(('image', 'keypoints', 'visible'), augmented, strict=True))
     return batch
 
 

@@ -14,7 +14,7 @@ PHOTO = RNG.integers(0, 256, (12, 20, 3)).astype(np.float32)
 MANY = RNG.random((400, 10), np.float32)
 
 
-def vary(batch: dict, **fields) -> dict:
+def augmented(batch: dict, **fields) -> dict:
     config = unet.get_config().augment
     config.update(fields)
     return jax.device_get(jax.jit(lambda b, key: preprocess.augment(b, config, key))(batch, jax.random.key(3)))
@@ -30,7 +30,7 @@ def test_a_turned_photo_carries_its_keypoints_along(turns):
     image = np.zeros((8, 8, 3), np.uint8)
     image[1, 6] = 200  # row 1, column 6: its centre is (6.5, 1.5) pixels
     keypoints = np.float32([[6.5, 1.5], [4, 4]]) / 8
-    turned, moved = jax.jit(augment.turn)(image, keypoints, turns)
+    turned, moved = jax.jit(augment.rot90)(image, keypoints, turns)
     row, column = np.argwhere(np.asarray(turned)[..., 0])[0]
     np.testing.assert_allclose(moved * 8, [[column + 0.5, row + 0.5], [4, 4]], atol=1e-6)
     np.testing.assert_array_equal(turned, np.rot90(image, turns))
@@ -43,7 +43,7 @@ def test_a_dot_stays_on_its_keypoint_to_three_hundredths_of_a_pixel():
     squares = (x - size * keypoints[..., :1]) ** 2 + (y - size * keypoints[..., 1:]) ** 2
     dots = np.uint8(np.round(40 + 215 * np.exp(-0.5 * squares / sigma**2)))
     plain = batch_of(np.repeat(dots[..., None], 3, -1), keypoints)
-    made = vary(plain, mirror=0.5, rotation=180, scale=0.25, shift=0.2, fill='replicate')
+    made = augmented(plain, mirror=0.5, rotation=180, scale=0.25, shift=0.2, fill='replicate')
     weights = made['image'][..., 0] - 40.0
     assert (weights >= 0).all()  # no black
     found = np.stack([(weights * axis).sum((1, 2)) for axis in (x, y)], -1) / weights.sum((1, 2))[:, None]
@@ -55,7 +55,7 @@ def test_a_dot_stays_on_its_keypoint_to_three_hundredths_of_a_pixel():
 
 def test_a_keypoint_that_leaves_is_invisible_and_one_that_enters_stays_so():
     keypoints = np.tile([[0.05, 0.5], [-0.05, 0.5]], (40, 1, 1))
-    made = vary(batch_of(np.full((40, 8, 8, 3), 90, np.uint8), keypoints), shift=0.3)
+    made = augmented(batch_of(np.full((40, 8, 8, 3), 90, np.uint8), keypoints), shift=0.3)
     assert set(made['image'][:, 3:5, 3:5].ravel()) == {90} and (made['image'] == 0).any()  # filled with black
     inside = made['keypoints'][..., 0] >= 0
     np.testing.assert_array_equal(made['visible'], inside & [True, False])
@@ -78,7 +78,7 @@ def test_affine_maps_span_their_ranges():
 def test_a_mirrored_photo_carries_its_keypoints_along_and_no_label_is_erased():
     images = np.random.default_rng(2).integers(0, 256, (60, 8, 8, 3), np.uint8)
     plain = batch_of(images, np.tile([[0.2, 0.6]], (60, 1, 1)))
-    made, hidden = vary(plain, mirror=0.3), vary(plain, mirror=0.3, erasing=1)
+    made, hidden = augmented(plain, mirror=0.3), augmented(plain, mirror=0.3, erasing=1)
     flipped = made['keypoints'][:, 0, 0] > 0.5
     expected = np.where(flipped[:, None, None, None], images[:, :, ::-1], images)
     np.testing.assert_array_equal(made['image'], expected)
@@ -100,7 +100,7 @@ def test_brightness_and_contrast_by_hand():
 
 
 def test_hue_turns_as_colorsys_has_it():
-    turn = jax.jit(augment.turn_hue)
+    turn = jax.jit(augment.shift_hue)
 
     def expected(pixel, turns):
         h, s, v = colorsys.rgb_to_hsv(*pixel / 255)
@@ -134,7 +134,7 @@ def test_noise_has_its_standard_deviation_and_is_each_pixels_own():
 
 def test_each_photo_has_a_factor_and_a_noise_of_its_own_within_their_ranges():
     plain = batch_of(np.full((60, 16, 16, 3), 100, np.uint8), np.zeros((60, 1, 2)))
-    made = vary(plain, brightness=0.4, noise=0.05)
+    made = augmented(plain, brightness=0.4, noise=0.05)
     means, stds = made['image'].mean((1, 2, 3)), made['image'].std((1, 2, 3))
     assert 59 < means.min() < 70 and 130 < means.max() < 141
     assert stds.min() < 2 and 10 < stds.max() < 13.5
@@ -186,7 +186,7 @@ def test_a_border_is_black_or_the_nearest_pixel_and_takes_its_keypoints(replicat
 def test_borders_and_the_fill_through_config():
     keypoints = np.tile([[0.01, 0.5], [0.5, 0.5]], (30, 1, 1))
     plain = batch_of(np.full((30, 16, 16, 3), 90, np.uint8), keypoints)
-    made = vary(plain, borders=1, fill='random')
+    made = augmented(plain, borders=1, fill='random')
     assert made['visible'][:, 1].all() and 0.15 < made['visible'][:, 0].mean() < 0.6
     black = (made['image'] == 0).any((1, 2, 3))
     assert 0.2 < black.mean() < 0.8 and set(made['image'].ravel()) == {0, 90}
@@ -196,7 +196,7 @@ def test_borders_and_the_fill_through_config():
 def test_left_hands_are_mirrored_for_the_heads_alone():
     images = np.random.default_rng(5).integers(0, 256, (80, 8, 8, 3), np.uint8)
     plain = batch_of(images, np.tile([[0.2, 0.6]], (80, 21, 1)))
-    made = vary(plain, left=0.4)
+    made = augmented(plain, left=0.4)
     right = made['right']
     assert 0.4 < right.mean() < 0.8
     np.testing.assert_array_equal(made['image'][right], images[right])
@@ -206,7 +206,7 @@ def test_left_hands_are_mirrored_for_the_heads_alone():
 
 
 def test_tint_scales_each_channel_by_a_factor_of_its_own():
-    made = vary(batch_of(np.full((60, 4, 4, 3), 100, np.uint8), np.zeros((60, 1, 2))), tint=0.2)
+    made = augmented(batch_of(np.full((60, 4, 4, 3), 100, np.uint8), np.zeros((60, 1, 2))), tint=0.2)
     factors = made['image'][:, 0, 0] / 100
     assert (made['image'] == made['image'][:, :1, :1]).all()
     assert 0.8 <= factors.min() < 0.83 and 1.17 < factors.max() <= 1.2
@@ -219,7 +219,7 @@ def test_saturation_moves_colours_from_their_luma_and_grey_takes_them_away():
     image = np.asarray(augment.saturate(np.float32(red[0]), 0.5))
     np.testing.assert_allclose(image[0, 0], [luma + 0.5 * (120 - luma), *[luma + 0.5 * (60 - luma)] * 2], rtol=1e-5)
     np.testing.assert_allclose(np.float32(image) @ np.float32(augment.LUMA), luma, rtol=1e-5)
-    made = vary(batch_of(red, np.zeros((60, 1, 2))), grey=0.3)
+    made = augmented(batch_of(red, np.zeros((60, 1, 2))), grey=0.3)
     grey = (np.ptp(made['image'], axis=-1) == 0).all((1, 2))
     assert 0.1 < grey.mean() < 0.5 and (made['image'][~grey] == red[~grey]).all()
 
@@ -228,7 +228,7 @@ def test_a_cover_hides_a_rectangle_behind_one_colour_or_another_part_of_the_phot
     size, number = 40, 120
     ramp = np.broadcast_to(np.uint8(np.arange(size) * 2 + 100)[None, None, :, None], (number, size, size, 3))
     plain = batch_of(ramp, np.tile([[0.5, 0.5]], (number, 1, 1)))
-    made = vary(plain, cover=1.0, fill='replicate')
+    made = augmented(plain, cover=1.0, fill='replicate')
     np.testing.assert_array_equal(made['keypoints'], plain['keypoints'])
     assert made['visible'].all()
     changed = (made['image'] != ramp).any(-1)
@@ -241,7 +241,7 @@ def test_a_cover_hides_a_rectangle_behind_one_colour_or_another_part_of_the_phot
 def test_away_makes_any_place_the_middle_and_most_hands_leave():
     rng = np.random.default_rng(6)
     hands = np.repeat(0.5 + 0.15 * rng.uniform(-1, 1, (1, 21, 2)), 200, 0)
-    made = vary(batch_of(np.full((200, 8, 8, 3), 90, np.uint8), hands), away=0.5)
+    made = augmented(batch_of(np.full((200, 8, 8, 3), 90, np.uint8), hands), away=0.5)
     there, absent = (np.asarray(x) for x in jax.vmap(geometry.is_centred)(jnp.asarray(made['keypoints'])))
     unmoved = np.isclose(made['keypoints'], hands, atol=1e-5).all((1, 2))
     assert 0.35 < unmoved.mean() < 0.65 and there[unmoved].all()
