@@ -269,6 +269,5 @@ def rot90(
     image: Shaped[AnyArray, 's s 3'], keypoints: Float[AnyArray, 'k 2'], k: Int[AnyArray, '']
 ) -> tuple[Shaped[AnyArray, 's s 3'], Float[AnyArray, 'k 2']]:
     """One square photo and its normalised keypoints, rotated counter-clockwise by `k` (0 to 3) right angles."""
-    x, y = keypoints[:, 0], keypoints[:, 1]
-    rotated = jnp.stack([jnp.stack(p, -1) for p in ((x, y), (y, 1 - x), (1 - x, 1 - y), (1 - y, x))])
+    rotated = jnp.stack([geometry.rot90(keypoints, i) for i in range(4)])
     return jax.lax.switch(k, [partial(jnp.rot90, k=i) for i in range(4)], image), rotated[k]

@@ -76,7 +76,8 @@ class Demo:
 
     def _estimator(self, decoder: str) -> HandPoseEstimator:
         """Made, and compiled, once a decoder."""
-        return HandPoseEstimator(self.run, decoder, refine=self.refine, min_score=self.min_score)
+        # A webcam's next frame is soon there: not the four looks that predict takes at each crop.
+        return HandPoseEstimator(self.run, decoder, refine=self.refine, min_score=self.min_score, rotations=1)
 
     def warm_up(self) -> None:
         """Compiles all that a photo may need, the search for a hand included, so that the first one is as fast."""

@@ -120,6 +120,13 @@ def transform(points: Float[AnyArray, '*n 2'], matrix: Float[AnyArray, '2 3']) -
     return xp.stack([row[0] * x + row[1] * y + row[2] for row in matrix], -1)
 
 
+def rot90(points: Float[AnyArray, '*n 2'], k: int) -> Float[AnyArray, '*n 2']:
+    """Normalised points of a square image after np.rot90(image, k): counter-clockwise by k right angles."""
+    x, y = points[..., 0], points[..., 1]
+    xp = np if isinstance(points, np.ndarray) else jnp
+    return xp.stack([(x, y), (y, 1 - x), (1 - x, 1 - y), (1 - y, x)][k % 4], -1)
+
+
 def warp(
     image: Shaped[AnyArray, 'h w c'],
     matrix: Float[AnyArray, '2 3'],

@@ -142,6 +142,7 @@ class Prediction:
             'decoder': estimator.decoder,
             'hand': estimator.hand,
             'refine': estimator.refine,
+            'rotations': estimator.rotations,
             'max_hands': options.max_hands if self.searches else 1,
             'min_score': estimator.min_score,
             'smooth': options.smooth,
@@ -387,6 +388,12 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="x0, y0, x1, y1 around the hands: JSON {file: box}, or a run's output",
     )
     add('--refine', type=int, default=1, metavar='N', help='how often to crop again around what was found (default 1)')
+    add(
+        '--rotations',
+        type=int,
+        metavar='N',
+        help='quarter turns of each crop that are averaged, 1 or 4 (default: 4 if trained on any orientation)',
+    )
     add('--min_score', type=float, help='leave out hands below it; default 0.9, and 0.5 of networks without presence')
     add('--smooth', action='store_true', help='videos: a one-euro filter on the tracks')
     add('--first_frame', action='store_true', help='of animated pictures and files of several take the first alone')
@@ -407,7 +414,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if getattr(options, name) < 1:
             raise UserError(f'--{name}={getattr(options, name)}: must be at least 1')
     runtime.keep_compiled(options.compilation_cache)
-    chosen = {name: getattr(options, name) for name in ('decoder', 'hand', 'refine', 'min_score')}
+    chosen = {name: getattr(options, name) for name in ('decoder', 'hand', 'refine', 'rotations', 'min_score')}
     estimator = HandPoseEstimator.load(options.workdir, **chosen)
     files.check_writable(options.output)
     with files.locked(options.output):

@@ -75,6 +75,21 @@ def make_infer(config: ConfigDict, model: nnx.Module, decoder: str) -> Callable:
     return infer
 
 
+def average_rotations(infer: Callable) -> Callable:
+    """`infer` of make_infer on four quarter turns of each image, which must be square: test-time augmentation.
+
+    The keypoints are the median over the four, so that one wrong answer has little weight; the rest are means.
+    """
+
+    def averaged(state: nnx.State, images: jax.Array) -> dict[str, jax.Array]:
+        answer = infer(state, jnp.concatenate([jnp.rot90(images, k, (1, 2)) for k in range(4)]))
+        answer = {name: value.reshape(4, len(images), *value.shape[1:]) for name, value in answer.items()}
+        keypoints = jnp.stack([geometry.rot90(rotated, -k) for k, rotated in enumerate(answer['keypoints'])])
+        return {name: value.mean(0) for name, value in answer.items()} | {'keypoints': jnp.median(keypoints, 0)}
+
+    return averaged
+
+
 class Prediction(NamedTuple):
     """The network's answer to B images."""
 

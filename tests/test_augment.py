@@ -34,6 +34,7 @@ def test_a_turned_photo_carries_its_keypoints_along(turns):
     row, column = np.argwhere(np.asarray(turned)[..., 0])[0]
     np.testing.assert_allclose(moved * 8, [[column + 0.5, row + 0.5], [4, 4]], atol=1e-6)
     np.testing.assert_array_equal(turned, np.rot90(image, turns))
+    np.testing.assert_allclose(geometry.rot90(np.asarray(moved), -turns), keypoints, atol=1e-6)
 
 
 def test_a_dot_stays_on_its_keypoint_to_three_hundredths_of_a_pixel():

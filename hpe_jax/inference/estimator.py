@@ -11,11 +11,12 @@
 The network sees a square crop with one hand in its middle. The first crop is around a given box; or the picture is
 searched, in one batch of windows of several sizes, and the best of them are looked into. Each refinement crops again
 around the hand that was found, as tightly as the photos that the network was trained on. A left hand is mirrored on the
-way in and back on the way out. A network with a head for handedness says itself which hand it sees, and one with a head
-for presence whether there is a hand at all.
+way in and back on the way out. If the network was trained on hands of any orientation, each crop is seen in four
+orientations and the answers are averaged, except where a hand is followed through a video. A network with a head for
+handedness says itself which hand it sees, and one with a head for presence whether there is a hand at all.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -84,6 +85,7 @@ class HandPoseEstimator:
         hand: str = 'auto',
         refine: int = 1,
         min_score: float | None = None,
+        rotations: int | None = None,
     ):
         """
         Args:
@@ -94,6 +96,8 @@ class HandPoseEstimator:
           refine: how often to crop again around what was found. 0: the first crop's answer, whatever it is.
           min_score: a hand with a lower score is lost, or was none. Of networks with a head for presence it is a
             probability, MIN_PRESENCE by default; of others it depends on the network, MIN_SCORE by default.
+          rotations: how many quarter turns of each crop are averaged, 1 or 4; 4 is four times the arithmetic. None: 4
+            for networks that were trained on any orientation (config.augment), else 1.
 
         Raises:
           UserError: one of them is unknown or impossible.
@@ -102,6 +106,8 @@ class HandPoseEstimator:
             raise UserError(f'hand={hand!r}: unknown; choose from {", ".join(HANDS)}')
         if refine < 0:
             raise UserError(f'refine={refine}: must be at least 0')
+        if rotations not in (None, 1, 4):
+            raise UserError(f'rotations={rotations}: must be 1 or 4')
         self.run = run = trained_model.load() if run is None else run
         self.decoder, self.hand = run.known_decoder(decoder), hand
         self.refine = refine
@@ -109,6 +115,8 @@ class HandPoseEstimator:
         self.heads = trained_model.heads(run.config)
         usual = MIN_PRESENCE if 'presence' in self.heads else MIN_SCORE
         self.min_score = usual if min_score is None else min_score
+        any_orientation = run.config.augment.rotation == 180 or run.config.augment.quarter_turns
+        self.rotations = rotations or (4 if any_orientation else 1)
 
     @classmethod
     def load(cls, workdir: str | Path = trained_model.SHIPPED, **options) -> 'HandPoseEstimator':
@@ -167,7 +175,8 @@ class HandPoseEstimator:
         hands = [one.scaled(1 / scale) for one in ([last] if isinstance(last, HandPose) else last)]
         images = [image] * len(hands)
         left = [one.handedness == 'left' for one in hands]
-        found = [one.scaled(scale) for one in self._pose(images, self._around(hands, images), left, DOUBT)]
+        squares = self._around(hands, images)
+        found = [one.scaled(scale) for one in self._pose(images, squares, left, self._infer, DOUBT)]
         return found[0] if isinstance(last, HandPose) else found
 
     def _of_sides(self, find) -> list:
@@ -194,9 +203,11 @@ class HandPoseEstimator:
 
     def _refined(self, images: list, squares: list, left: list[bool], refine: int | None = None) -> list[HandPose]:
         """The hands in these crops, cropped again around them, `refine` times."""
-        hands = self._pose(images, squares, left)
+        infer = self._infer if self.rotations == 1 else self._infer_averaged
+        hands = self._pose(images, squares, left, infer)
         for _ in range(self.refine if refine is None else refine):
-            hands = self._pose(images, self._around(hands, images), [one.handedness == 'left' for one in hands])
+            left = [one.handedness == 'left' for one in hands]
+            hands = self._pose(images, self._around(hands, images), left, infer)
         return hands
 
     def _around(self, hands: Sequence[HandPose], images: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -217,19 +228,22 @@ class HandPoseEstimator:
         hands = self._refined(images, [squares[i] for i in best], [left] * len(best), max(1, self.refine))
         return apart(hands)
 
-    def _pose(self, images: list, squares: list, left: list[bool], needed: float = 0.5) -> list[HandPose]:
+    def _pose(
+        self, images: list, squares: list, left: list[bool], infer: Callable, needed: float = 0.5
+    ) -> list[HandPose]:
         """The hands in these crops, as those of the given sides; or of the other ones where the network is to decide
         and takes the given ones for less probable than needed."""
-        hands, agrees = self._forward(images, squares, left)
+        hands, agrees = self._forward(images, squares, left, infer)
         wrong = np.flatnonzero(agrees < needed) if self.hand == 'auto' and agrees is not None else []
         if len(wrong):
-            again, _ = self._forward(*([x[i] for i in wrong] for x in (images, squares)), [not left[i] for i in wrong])
+            given = ([x[i] for i in wrong] for x in (images, squares))
+            again, _ = self._forward(*given, [not left[i] for i in wrong], infer)
             for i, hand in zip(wrong, again, strict=True):
                 hands[i] = hand
         return hands
 
     def _forward(
-        self, images: list, squares: list, left: list[bool]
+        self, images: list, squares: list, left: list[bool], infer: Callable
     ) -> tuple[list[HandPose], Float[np.ndarray, ' n'] | None]:
         """The network's answer on these crops, of left hands mirrored; and how probable the sides are to it, if it has
         that head."""
@@ -238,7 +252,7 @@ class HandPoseEstimator:
             crops = np.array(list(pool.map(lambda *one: geometry.crop(*one, size), images, squares)))
         mirror = np.array(left)
         crops[mirror] = crops[mirror, :, ::-1]
-        answer = self._run(self._infer, crops)
+        answer = self._run(infer, crops)
         keypoints = answer['keypoints']
         keypoints[mirror, :, 0] = 1 - keypoints[mirror, :, 0]
         corners = np.array(squares, np.float64)[:, None]
@@ -266,6 +280,11 @@ class HandPoseEstimator:
     def _infer(self):
         run = self.run
         return jax.jit(trained_model.make_infer(run.config, run.model, self.decoder))
+
+    @cached_property
+    def _infer_averaged(self):
+        run = self.run
+        return jax.jit(trained_model.average_rotations(trained_model.make_infer(run.config, run.model, self.decoder)))
 
     @cached_property
     def _glance(self):

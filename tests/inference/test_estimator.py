@@ -50,6 +50,19 @@ def test_the_whole_picture_is_what_evaluation_sees(run, fitted_run):
         assert hand.handedness == 'right'
 
 
+def test_four_rotations_make_the_answer_independent_of_the_orientation(run, fitted_run):
+    image = fitted_run.images[0]
+    upright, rotated = HandPoseEstimator(run, refine=0, rotations=4).predict([image, np.rot90(image)])
+    np.testing.assert_allclose(rotated.keypoints / 224, geometry.rot90(upright.keypoints / 224, 1), atol=1e-4)
+    np.testing.assert_allclose(rotated.scores, upright.scores, atol=1e-4)
+    # This network knows upright hands only, which it must be left with.
+    single = HandPoseEstimator(run, refine=0)
+    assert single.rotations == 1
+    assert np.abs(single(image).keypoints - upright.keypoints).max() > 1
+    followed = [one.follow(image, upright) for one in (single, HandPoseEstimator(run, rotations=4))]
+    np.testing.assert_array_equal(*(hand.keypoints for hand in followed))
+
+
 @pytest.mark.parametrize(('height', 'width'), [(298, 224), (224, 270), (250, 250)])
 def test_the_hand_is_followed_into_portrait_landscape_and_margins(run, fitted_run, own_errors, height, width):
     offset = (width - 224) // 2, (height - 224) // 2
@@ -211,6 +224,7 @@ def test_what_is_no_box_is_told(run, fitted_run, box):
     [
         ({'hand': 'both'}, "hand='both': unknown; choose from right, left, auto"),
         ({'refine': -1}, 'refine=-1: must be at least 0'),
+        ({'rotations': 2}, 'rotations=2: must be 1 or 4'),
         ({'decoder': 'best'}, "decoder 'best': unknown to this run"),
     ],
 )
