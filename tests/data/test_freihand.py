@@ -170,7 +170,26 @@ def test_archives_are_downloaded_extracted_and_their_checksums_recorded(freihand
         (lambda f: (f / 'training_xyz.json').write_text(json.dumps(np.ones((13, 20, 3)).tolist())), r'\(13, 20, 3\)'),
         (
             lambda f: (f / 'training_xyz.json').write_text(json.dumps(np.zeros((13, 21, 3)).tolist())),
-            'behind the camera',
+            'xyz.json: hand 0 lies behind the camera',
+        ),
+        (lambda f: change(f / 'training_xyz.json', (3, 5, 2), 1e-300), 'xyz.json: hand 3 lies behind the camera or in'),
+        (lambda f: change(f / 'training_xyz.json', (3, 5, 2), 1e300), 'xyz.json: hand 3 has no finite pixels'),
+        (lambda f: change(f / 'training_xyz.json', (3, 5, 0), 1e308), 'xyz.json: hand 3 has no finite pixels'),
+        (lambda f: change(f / 'training_xyz.json', (3, 5, 0), 1e39), 'xyz.json: hand 3 has no finite pixels'),
+        (lambda f: change(f / 'training_K.json', 4, 0), 'K.json: matrix 4 is that of no camera; expected'),
+        (lambda f: change(f / 'training_K.json', (4, 1, 1), 0), 'K.json: matrix 4 is that of no camera; expected'),
+        (lambda f: change(f / 'training_K.json', 4, 1e300), 'K.json: matrix 4 is that of no camera; expected'),
+        (
+            lambda f: change(f / 'training_K.json', (slice(7), slice(2), 2), -1000),
+            '7 of 13 hands, the first is hand 0, lie outside of their photos by training_K.json',
+        ),
+        (
+            lambda f: (f / 'training_K.json').write_text(json.dumps([[['1'] * 3] * 3] * 13)),
+            'not a list of 3x3 number arrays',
+        ),
+        (
+            lambda f: (f / 'training_K.json').write_text(json.dumps([[[True] * 3] * 3] * 13)),
+            'not a list of 3x3 number arrays',
         ),
     ],
 )
@@ -179,6 +198,17 @@ def test_a_wrong_folder_is_answered_in_one_sentence(broken, spoil, message):
     with pytest.raises(UserError, match=message) as error:
         folder.find(broken, 'training')
     assert str(broken) in str(error.value) and '\n' not in str(error.value)
+
+
+def change(path: Path, at, value: float) -> None:
+    labels = np.array(json.loads(path.read_text()))
+    labels[at] = value
+    path.write_text(json.dumps(labels.tolist()))
+
+
+def test_a_few_hands_may_lie_outside_of_their_photos(broken):
+    change(broken / 'training_K.json', (slice(6), slice(2), 2), -1000)
+    assert len(folder.find(broken, 'training').xyz) == 13
 
 
 def shorten(path: Path) -> None:
@@ -200,6 +230,14 @@ def test_a_photo_of_another_size_is_named(broken):
         folder.check_photo(photo)
 
 
+@pytest.mark.parametrize('mode', ['L', 'CMYK'])
+def test_a_photo_of_other_colours_is_named(broken, mode):
+    photo = broken / 'training/rgb/00000003.jpg'
+    Image.new(mode, (224, 224)).save(photo)
+    with pytest.raises(UserError, match=f'00000003.jpg: its colours are {mode}, but FreiHAND photos are RGB'):
+        folder.check_photo(photo)
+
+
 def test_a_photo_that_claims_to_be_huge_is_named(broken):
     photo = broken / 'training/rgb/00000003.jpg'
     data = bytearray(photo.read_bytes())
@@ -213,6 +251,12 @@ def test_a_photo_that_claims_to_be_huge_is_named(broken):
 def test_files_that_macos_adds_are_no_photos(broken):
     (broken / 'training/rgb/._00000000.jpg').write_bytes(b'\0\5\x16\7')
     assert len(folder.find(broken, 'training').photos) == 52
+
+
+def test_all_files_are_taken_from_one_folder(broken, tmp_path):
+    (broken / 'training_K.json').rename(tmp_path / 'training_K.json')
+    with pytest.raises(UserError, match='broken: not a whole FreiHAND folder, it lacks training_K.json'):
+        folder.find(tmp_path, 'training')
 
 
 def test_full_from_green_screen_photos_alone(tmp_path):
