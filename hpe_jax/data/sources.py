@@ -69,7 +69,7 @@ def load(config: ConfigDict, expressions: dict[str, str]) -> dict[str, prepared.
     expressions: TFDS split expressions by name.
 
     Raises:
-      UserError: the data, or a split, cannot be read, or do not fit into memory.
+      UserError: the data, or a split, cannot be read, do not fit into memory, or have no visible keypoint.
     """
     members = prepared.members(config.data)
     with sharding.main_first():
@@ -84,6 +84,13 @@ def _load(config: ConfigDict, expressions: dict[str, str], members: list, builde
         size = config.data.image_size
         resident.check_fits(sum(resident.count(builder, expressions) for builder in builders), size)
         loaded = [resident.load(builder, expressions, size) for builder in builders]
+    for dataset, own in zip(names, loaded, strict=True):
+        for name, split in own.items():
+            if len(split) and not split.visible.any():
+                raise UserError(
+                    f'{dataset} {expressions[name]}: none of its {len(split)} images has a labelled keypoint inside '
+                    'its frame, so that there is nothing to learn or to score; check the labels'
+                )
     return {split: prepared.mix([one[split] for one in loaded], names, weights) for split in expressions}
 
 
