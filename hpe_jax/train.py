@@ -248,6 +248,7 @@ def _unstacked(batches: dict, num_batches: int) -> Iterable[dict]:
 def check(config: ConfigDict, workdir: str | Path) -> None:
     """Raises UserError for all that can be wrong before any work."""
     configuration.check(config)
+    configuration.check_options(config)
     sources.check_installed(config)
     for field in ('train.batch_size', 'eval.batch_size'):
         sharding.check_divides(configuration.fields(config)[field], f'config.{field}')
