@@ -69,12 +69,17 @@ def has_evaluation(root: str | Path) -> bool:
 
 
 def fingerprint(root: str | Path) -> str:
-    """A short hash of the folder's photo names and sizes and its labels: another content gives another hash."""
+    """A short hash of the folder's labels and its photos' names, sizes and times of change.
+
+    Another content gives another hash, without reading any photo.
+    """
     parts = [find(root, 'training')] + ([find(root, 'evaluation')] if has_evaluation(root) else [])
     digest = hashlib.sha256()
     for part in parts:
         digest.update(part.xyz.tobytes() + part.K.tobytes())
-        digest.update(str([(photo.name, photo.stat().st_size) for photo in part.photos]).encode())
+        stats = [photo.stat() for photo in part.photos]
+        files = [(p.name, s.st_size, s.st_mtime_ns) for p, s in zip(part.photos, stats, strict=True)]
+        digest.update(str(files).encode())
     return digest.hexdigest()[:12]
 
 
