@@ -208,6 +208,7 @@ def change(path: Path, at, value: float) -> None:
 
 def test_a_few_hands_may_lie_outside_of_their_photos(broken):
     change(broken / 'training_K.json', (slice(6), slice(2), 2), -1000)
+    change(broken / 'training_K.json', (3, 2, 2), 0.9999999)  # a 1 that was rounded
     assert len(folder.find(broken, 'training').xyz) == 13
 
 

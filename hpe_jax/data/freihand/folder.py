@@ -142,7 +142,8 @@ def _check_hands(part: Part, xyz_path: Path, K_path: Path) -> None:
     with np.errstate(all='ignore'):
         xyz, K = part.xyz.astype(np.float32), part.K.astype(np.float32)
         uv = geometry.project(part.xyz, part.K).astype(np.float32)
-    camera = np.isfinite(K).all((1, 2)) & (K[:, [0, 1], [0, 1]] > 0).all(1) & (K[:, 2] == (0, 0, 1)).all(1)
+    camera = np.isfinite(K).all((1, 2)) & (K[:, [0, 1], [0, 1]] > 0).all(1)
+    camera &= np.isclose(K[:, 2], (0, 0, 1), atol=1e-5).all(1)
     if not camera.all():
         raise UserError(
             f'{K_path}: matrix {int(camera.argmin())} is that of no camera; expected finite numbers, positive focal '
