@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from hpe_jax import augment, files, hand, heatmap, losses, models, optim
@@ -21,7 +23,10 @@ CHANGEABLE = (
     'train.epochs',
     'train.images_every',
     'train.checkpoint_every',
+    'eval.batch_size',
+    'eval.decoder',
 )
+ONCE_FIXED = ('eval.batch_size', 'eval.decoder')  # those of them that were not changeable in older run directories
 # What each number may be: at least, at most. A field that a config lacks is not looked at.
 MOST = 2**31 - 1
 RANGES = {
@@ -121,6 +126,27 @@ def check(config: ConfigDict) -> None:
         raise UserError('config.data.mean and config.data.std: give both with 3 numbers, or neither')
 
 
+def check_options(config: ConfigDict) -> None:
+    """Raises UserError if the optimiser or the loss does not take the options that it is given."""
+
+    def step():
+        weights = {'kernel': jnp.zeros((3, 3, 2, 2)), 'bias': jnp.zeros(2)}
+        tx = optim.make(config.optimizer, 1)
+        return tx.update(weights, tx.init(weights), weights, value=jnp.zeros(()), horizon=jnp.ones(()))
+
+    def loss():
+        return losses.per_keypoint(config.loss.name, *2 * [jnp.zeros((1, 2, 2, 1))], **config.loss.options)
+
+    for field, use in {'optimizer.options': step, 'loss.options': loss}.items():
+        try:
+            jax.eval_shape(use)
+        except (TypeError, ValueError, AttributeError) as e:  # a name or a type that it does not know
+            section = field.partition('.')[0]
+            reason = str(e).partition('\n')[0]
+            options = config[section].options.to_dict()
+            raise UserError(f'config.{field}={options}: {config[section].name} does not take them: {reason}') from e
+
+
 def find_file(path: str | Path) -> Path:
     """The config file of that path; or that of this project, so that configs/unet.py is found from any folder.
 
@@ -157,11 +183,15 @@ def save(config: ConfigDict, workdir: str | Path) -> None:
     files.write_json(Path(workdir) / FILE, {'format_version': FORMAT_VERSION, **config.to_dict()})
 
 
-def digest(config: Mapping | ConfigDict) -> str:
-    """A hash of the fields that decide what a checkpoint's weights mean; those that may change are left out."""
+def digest(config: Mapping | ConfigDict, fixed: Sequence[str] = ()) -> str:
+    """A hash of the fields that decide what a checkpoint's weights mean.
+
+    Those that may change are left out, but for the ones in `fixed`.
+    """
     nested = config.to_dict() if isinstance(config, ConfigDict) else config
     flat = fields(json.loads(json.dumps(nested)))
-    kept = {name: value for name, value in flat.items() if name not in (*CHANGEABLE, 'init_from')}
+    left_out = {*CHANGEABLE, 'init_from'} - {*fixed}
+    kept = {name: value for name, value in flat.items() if name not in left_out}
     kept = {name: value for name, value in kept.items() if name not in ADDED or value != ADDED[name]}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 

@@ -248,6 +248,7 @@ def _unstacked(batches: dict, num_batches: int) -> Iterable[dict]:
 def check(config: ConfigDict, workdir: str | Path) -> None:
     """Raises UserError for all that can be wrong before any work."""
     configuration.check(config)
+    configuration.check_options(config)
     sources.check_installed(config)
     for field in ('train.batch_size', 'eval.batch_size'):
         sharding.check_divides(configuration.fields(config)[field], f'config.{field}')
@@ -284,12 +285,26 @@ def start(
     if last is None:
         return checkpoints, [], []
     last, meta = restore_latest(checkpoints, train_state)
-    kept = train_state.model.standardise.to_dict()
-    if not config.init_from and kept != {'mean': data.mean.tolist(), 'std': data.std.tolist()}:
-        raise UserError(f'{workdir} holds a run on other images: the channel statistics differ; use another --workdir')
+    check_same_data(config, workdir, train_state, meta, data)
     history, step_losses = meta['history'], list(map(jnp.float32, meta['step_losses']))
     sharding.say(f'Going on after epoch {len(history)}' + (f', step {len(step_losses)}.' if step_losses else '.'))
     return checkpoints, history, step_losses
+
+
+def check_same_data(
+    config: ConfigDict, workdir: str | Path, train_state: TrainState, meta: dict, data: sources.Data
+) -> None:
+    """Raises UserError if the restored run was trained on other images or labels."""
+    if 'data_sha256' in meta:
+        same = meta['data_sha256'] == data.sha256
+    else:  # an older checkpoint
+        statistics = {'mean': data.mean.tolist(), 'std': data.std.tolist()}
+        same = config.init_from or train_state.model.standardise.to_dict() == statistics
+    if not same:
+        raise UserError(
+            f'{workdir} holds a run on other images or labels than those that config.data names now; bring back those '
+            'that it began with, or use another --workdir'
+        )
 
 
 def restore_latest(checkpoints: checkpoint.Checkpoints, train_state: TrainState) -> tuple[int, dict]:
@@ -385,7 +400,7 @@ def save(
     The best one is that of the lowest validation loss, or training loss without one.
     """
     meta = {'history': history, 'relative_hand_size': data.relative_hand_size}
-    meta['config_sha256'] = configuration.digest(config)
+    meta |= {'config_sha256': configuration.digest(config), 'data_sha256': data.sha256}
     meta['step_losses'] = np.asarray(step_losses, np.float64).tolist()
     if step_losses:
         epoch, loss = len(history) + 1, None

@@ -201,6 +201,7 @@ def load(workdir: str | Path = SHIPPED, overrides: Mapping | None = None) -> Tra
     config = configuration.load(workdir, {'model.conv': 'xla'} | dict(overrides or {}))
     model = nnx.eval_shape(lambda: models.make(config))  # the initial values are not needed
     epoch, meta = restore_best(workdir, model)
-    if meta.get('config_sha256') not in (None, configuration.digest(configuration.saved(workdir))):
+    digests = [configuration.digest(configuration.saved(workdir), fixed) for fixed in ((), configuration.ONCE_FIXED)]
+    if meta.get('config_sha256') not in (None, *digests):
         raise UserError(f'{workdir}/{configuration.FILE} is not the config that the checkpoint was made with')
     return TrainedModel(Path(workdir), config, epoch, model, meta)

@@ -1,8 +1,11 @@
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
+from absl import flags
+from ml_collections import config_flags
 
 from configs import hands, tiny, unet
 from hpe_jax import augment, configuration
@@ -171,6 +174,42 @@ def test_numbers_out_of_their_range_are_refused(field, value, message):
     config.update_from_flattened_dict({field: value})
     with pytest.raises(UserError, match=f'config.{field}=.*: {message}'):
         configuration.check(config)
+
+
+@pytest.mark.parametrize(
+    ('section', 'name', 'options', 'reason'),
+    [
+        ('optimizer', 'sgd', {'momentun': 0.9}, "sgd does not take them: .* unexpected keyword argument 'momentun'"),
+        ('optimizer', 'adam', {'learning_rate': 1.0}, "adam does not take them: .* argument 'learning_rate'"),
+        ('optimizer', 'adamw', {'b1': 'a'}, 'adamw does not take them: unsupported operand'),
+        ('loss', 'iou', {'eps': 1.0}, "iou does not take them: .* unexpected keyword argument 'eps'"),
+    ],
+)
+def test_options_that_the_optimiser_or_the_loss_does_not_take(section, name, options, reason):
+    config = unet.get_config()
+    config[section].update(name=name, options=options)
+    with pytest.raises(UserError, match=f'config.{section}.options={re.escape(str(options))}: {reason}'):
+        configuration.check_options(config)
+
+
+def test_options_are_set_on_the_command_line_as_a_dict(monkeypatch):
+    values = flags.FlagValues()
+    options = "--config.optimizer.options={'momentum': 0.9, 'nesterov': True}"
+    monkeypatch.setattr('sys.argv', ['main', f'--config={configuration.find_file("configs/tiny.py")}', options])
+    config_flags.DEFINE_config_file('config', flag_values=values)
+    values(sys.argv)
+    assert values.config.optimizer.options.to_dict() == {'momentum': 0.9, 'nesterov': True}
+    configuration.check_options(values.config)
+
+
+def test_how_a_run_is_scored_makes_no_other_run(tmp_path):
+    config = tiny.get_config()
+    configuration.save(config, tmp_path)
+    digest, older = configuration.digest(config), configuration.digest(config, configuration.ONCE_FIXED)
+    config.eval.update(batch_size=7, decoder='mean')
+    configuration.check_same(config, tmp_path)
+    assert configuration.digest(config) == digest
+    assert configuration.digest(config, configuration.ONCE_FIXED) != older != digest
 
 
 def test_every_number_of_the_recipes_has_a_range():

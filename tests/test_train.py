@@ -322,6 +322,47 @@ def test_a_training_split_without_photos(config, tmp_path):
         train.train_and_evaluate(empty, tmp_path)
 
 
+def exchange_labels(folder: Path) -> None:
+    path = folder / 'training_xyz.json'
+    path.write_text(json.dumps(json.loads(path.read_text())[::-1]))
+
+
+def exchange_photo(folder: Path) -> None:
+    """For another one of the same name and of the same number of bytes."""
+    first, last = folder / 'training/rgb/00000000.jpg', folder / 'training/rgb/00000012.jpg'
+    Image.open(last).save(last, quality=50)
+    first.write_bytes(last.read_bytes().ljust(first.stat().st_size, b'\0'))
+
+
+@pytest.mark.parametrize('exchange', [exchange_labels, exchange_photo])
+def test_other_labels_or_another_photo_in_the_same_workdir(finished, config, freihand_like, tmp_path, exchange):
+    other = config.copy_and_resolve_references()
+    other.data.manual_dir = str(shutil.copytree(freihand_like, tmp_path / 'other'))
+    exchange(tmp_path / 'other')
+    with pytest.raises(UserError, match='other images or labels than those that config.data names now; bring back'):
+        train.train_and_evaluate(other, finished[0])
+
+
+def test_an_older_checkpoint_is_known_by_its_channel_statistics(config, tmp_path):
+    data, state = sources.open_data(config), train.TrainState(config)
+    state.model.standardise.set(data.mean, data.std)
+    train.check_same_data(config, tmp_path, state, {}, data)
+    state.model.standardise.set(data.mean + np.float32(0.1), data.std)
+    with pytest.raises(UserError, match='other images or labels'):
+        train.check_same_data(config, tmp_path, state, {}, data)
+
+
+def test_a_finished_run_is_scored_by_another_decoder_on_a_copy_of_its_data(finished, config, freihand_like, tmp_path):
+    workdir = shutil.copytree(finished[0], tmp_path / 'run')
+    other = config.copy_and_resolve_references()
+    other.eval.update(decoder='mean', batch_size=8)
+    copy = shutil.copytree(freihand_like, tmp_path / 'copy', copy_function=shutil.copyfile)  # with times of its own
+    other.data.manual_dir = str(copy)
+    assert train.train_and_evaluate(other, workdir)['config']['eval']['decoder'] == 'mean'
+    assert records(workdir) == records(finished[0])
+    assert trained_model.load(workdir).config.eval.decoder == 'mean'
+
+
 def test_other_photos_in_the_same_workdir(finished, config, tmp_path):
     from tests import drawn_hands
 

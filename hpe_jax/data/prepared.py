@@ -144,6 +144,14 @@ class Split:
         inside = geometry.inside_frame(self.keypoints)
         return inside if self.labelled is None else inside & self.labelled
 
+    def digest(self) -> str:
+        """A hash of all photos and labels, in their order."""
+        with ThreadPoolExecutor() as pool:
+            photos = b''.join(pool.map(lambda photo: hashlib.sha256(photo).digest(), self.photos))
+        labels = np.ascontiguousarray(self.keypoints).tobytes() + self.visible.tobytes()
+        left = b'' if self.left is None else self.left.tobytes()
+        return hashlib.sha256(photos + labels + left).hexdigest()
+
     @property
     def sets(self) -> tuple[tuple[int, float], ...]:
         """Size and weight of each data set, as `mixed_order` takes them."""

@@ -7,6 +7,7 @@
 A new source implements Source or SplitSource and is chosen in `open_split` or `open_data`.
 """
 
+import hashlib
 from collections.abc import Iterator
 from importlib import util
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -52,6 +53,7 @@ class Data(NamedTuple):
     mean: np.ndarray  # (3,) channel statistics of the training split, in [0, 1]
     std: np.ndarray
     relative_hand_size: float  # see prepared.relative_hand_size
+    sha256: str  # of all photos and labels
 
 
 def check_installed(config: ConfigDict) -> None:
@@ -69,7 +71,7 @@ def load(config: ConfigDict, expressions: dict[str, str]) -> dict[str, prepared.
     expressions: TFDS split expressions by name.
 
     Raises:
-      UserError: the data, or a split, cannot be read, or do not fit into memory.
+      UserError: the data, or a split, cannot be read, do not fit into memory, or have no visible keypoint.
     """
     members = prepared.members(config.data)
     with sharding.main_first():
@@ -84,6 +86,13 @@ def _load(config: ConfigDict, expressions: dict[str, str], members: list, builde
         size = config.data.image_size
         resident.check_fits(sum(resident.count(builder, expressions) for builder in builders), size)
         loaded = [resident.load(builder, expressions, size) for builder in builders]
+    for dataset, own in zip(names, loaded, strict=True):
+        for name, split in own.items():
+            if len(split) and not split.visible.any():
+                raise UserError(
+                    f'{dataset} {expressions[name]}: none of its {len(split)} images has a labelled keypoint inside '
+                    'its frame, so that there is nothing to learn or to score; check the labels'
+                )
     return {split: prepared.mix([one[split] for one in loaded], names, weights) for split in expressions}
 
 
@@ -120,6 +129,7 @@ def open_data(config: ConfigDict) -> Data:
         with sharding.main_first():
             mean, std = _channel_statistics(builders, splits['train'], data)
     relative_hand_size = prepared.relative_hand_size(splits['train'])
+    sha256 = hashlib.sha256(''.join(split.digest() for split in splits.values()).encode()).hexdigest()
     if data.source == 'tfdata' and data.cache:
         from hpe_jax.data import pipeline
 
@@ -130,7 +140,7 @@ def open_data(config: ConfigDict) -> Data:
         from hpe_jax.data import live
 
         train = live.Live(data, config.seed)
-    return Data(train, opened, mean, std, relative_hand_size)
+    return Data(train, opened, mean, std, relative_hand_size, sha256)
 
 
 def _channel_statistics(builders: list, train: prepared.Split, data: ConfigDict) -> tuple[np.ndarray, np.ndarray]:

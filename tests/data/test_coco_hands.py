@@ -407,3 +407,12 @@ def test_real_photos_score_as_by_their_own_script(shared, tmp_path):
         scores = metrics.compute(distance, mask, geometry.box_side(keypoints, mask))
         line = next(line for line in printed.splitlines() if line.startswith(name))
         assert f'mean {scores["nme_box"]:.3f}' in line and f'PCK@.2 {scores["pck@0.2_box"] / 100:.3f}' in line
+
+
+def test_an_image_replaced_by_another_of_the_same_size_is_another_set(tmp_path):
+    drawn_coco.write(tmp_path, number=3)
+    before = annotations.fingerprint(tmp_path)
+    assert annotations.fingerprint(tmp_path) == before
+    image = next(tmp_path.glob('**/*.png'))
+    image.write_bytes(image.read_bytes()[:-1] + b'\0')
+    assert annotations.fingerprint(tmp_path) != before

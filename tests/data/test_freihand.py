@@ -170,7 +170,26 @@ def test_archives_are_downloaded_extracted_and_their_checksums_recorded(freihand
         (lambda f: (f / 'training_xyz.json').write_text(json.dumps(np.ones((13, 20, 3)).tolist())), r'\(13, 20, 3\)'),
         (
             lambda f: (f / 'training_xyz.json').write_text(json.dumps(np.zeros((13, 21, 3)).tolist())),
-            'behind the camera',
+            'xyz.json: hand 0 lies behind the camera',
+        ),
+        (lambda f: change(f / 'training_xyz.json', (3, 5, 2), 1e-300), 'xyz.json: hand 3 lies behind the camera or in'),
+        (lambda f: change(f / 'training_xyz.json', (3, 5, 2), 1e300), 'xyz.json: hand 3 has no finite pixels'),
+        (lambda f: change(f / 'training_xyz.json', (3, 5, 0), 1e308), 'xyz.json: hand 3 has no finite pixels'),
+        (lambda f: change(f / 'training_xyz.json', (3, 5, 0), 1e39), 'xyz.json: hand 3 has no finite pixels'),
+        (lambda f: change(f / 'training_K.json', 4, 0), 'K.json: matrix 4 is that of no camera; expected'),
+        (lambda f: change(f / 'training_K.json', (4, 1, 1), 0), 'K.json: matrix 4 is that of no camera; expected'),
+        (lambda f: change(f / 'training_K.json', 4, 1e300), 'K.json: matrix 4 is that of no camera; expected'),
+        (
+            lambda f: change(f / 'training_K.json', (slice(7), slice(2), 2), -1000),
+            '7 of 13 hands, the first is hand 0, lie outside of their photos by training_K.json',
+        ),
+        (
+            lambda f: (f / 'training_K.json').write_text(json.dumps([[['1'] * 3] * 3] * 13)),
+            'not a list of 3x3 number arrays',
+        ),
+        (
+            lambda f: (f / 'training_K.json').write_text(json.dumps([[[True] * 3] * 3] * 13)),
+            'not a list of 3x3 number arrays',
         ),
     ],
 )
@@ -179,6 +198,18 @@ def test_a_wrong_folder_is_answered_in_one_sentence(broken, spoil, message):
     with pytest.raises(UserError, match=message) as error:
         folder.find(broken, 'training')
     assert str(broken) in str(error.value) and '\n' not in str(error.value)
+
+
+def change(path: Path, at, value: float) -> None:
+    labels = np.array(json.loads(path.read_text()))
+    labels[at] = value
+    path.write_text(json.dumps(labels.tolist()))
+
+
+def test_a_few_hands_may_lie_outside_of_their_photos(broken):
+    change(broken / 'training_K.json', (slice(6), slice(2), 2), -1000)
+    change(broken / 'training_K.json', (3, 2, 2), 0.9999999)  # a 1 that was rounded
+    assert len(folder.find(broken, 'training').xyz) == 13
 
 
 def shorten(path: Path) -> None:
@@ -200,6 +231,14 @@ def test_a_photo_of_another_size_is_named(broken):
         folder.check_photo(photo)
 
 
+@pytest.mark.parametrize('mode', ['L', 'CMYK'])
+def test_a_photo_of_other_colours_is_named(broken, mode):
+    photo = broken / 'training/rgb/00000003.jpg'
+    Image.new(mode, (224, 224)).save(photo)
+    with pytest.raises(UserError, match=f'00000003.jpg: its colours are {mode}, but FreiHAND photos are RGB'):
+        folder.check_photo(photo)
+
+
 def test_a_photo_that_claims_to_be_huge_is_named(broken):
     photo = broken / 'training/rgb/00000003.jpg'
     data = bytearray(photo.read_bytes())
@@ -215,6 +254,12 @@ def test_files_that_macos_adds_are_no_photos(broken):
     assert len(folder.find(broken, 'training').photos) == 52
 
 
+def test_all_files_are_taken_from_one_folder(broken, tmp_path):
+    (broken / 'training_K.json').rename(tmp_path / 'training_K.json')
+    with pytest.raises(UserError, match='broken: not a whole FreiHAND folder, it lacks training_K.json'):
+        folder.find(tmp_path, 'training')
+
+
 def test_full_from_green_screen_photos_alone(tmp_path):
     source = drawn_hands.write(tmp_path / 'raw', 3)
     with pytest.raises(UserError, match="use 'freihand/raw'"):
@@ -224,5 +269,7 @@ def test_full_from_green_screen_photos_alone(tmp_path):
 def test_the_fingerprint_follows_the_content_and_not_the_place(freihand_like, broken):
     assert folder.fingerprint(freihand_like) == folder.fingerprint(broken)
     photo = broken / 'training/rgb/00000000.jpg'
-    photo.write_bytes(photo.read_bytes() + b'\0')
-    assert folder.fingerprint(freihand_like) != folder.fingerprint(broken)
+    before = photo.read_bytes()
+    for content in before + b'\0', before[:-1] + b'\0':  # the second one is as long as the first photo
+        photo.write_bytes(content)
+        assert folder.fingerprint(freihand_like) != folder.fingerprint(broken)

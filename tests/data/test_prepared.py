@@ -93,6 +93,22 @@ def test_no_example_is_lost_in_writing(tmp_path):
     assert len(split) == 420 and len({photo for photo in split.photos}) == 420
 
 
+def test_the_digest_is_of_all_photos_and_labels():
+    def split(photos=(b'ab', b'c'), at=0.5, **fields):
+        keypoints = np.full((2, 21, 2), at, np.float32)
+        return prepared.Split(np.array(photos, object), keypoints, None, np.array(['0', '1']), **fields)
+
+    others = [
+        split((b'c', b'ab')),
+        split((b'a', b'bc')),
+        split(at=0.25),
+        split(labelled=np.zeros((2, 21), bool)),
+        split(left=np.ones(2, bool)),
+    ]
+    assert split().digest() == split().digest()
+    assert len({split().digest(), *(other.digest() for other in others)}) == 6
+
+
 def test_relative_hand_size_is_the_median_of_hands_that_lie_in_the_photo():
     keypoints = np.full((3, 21, 2), 0.5, np.float32)
     keypoints[:, 0] = [[0.3, 0.4], [0.1, 0.4], [-0.1, 0.5]]

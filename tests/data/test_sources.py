@@ -1,5 +1,6 @@
 """The choice of a source; several data sets together, from every source that prepared images come from."""
 
+import json
 import sys
 from itertools import islice
 
@@ -10,7 +11,7 @@ from configs import tiny
 from hpe_jax import checkpoint, evaluate, train
 from hpe_jax.data import prepared, sources
 from hpe_jax.errors import UserError
-from tests import drawn_coco
+from tests import drawn_coco, drawn_hands
 
 
 @pytest.fixture(scope='module')
@@ -72,6 +73,18 @@ def test_channel_statistics_are_pooled_by_the_weights(config):
 def test_a_set_without_training_photos_is_named(config):
     with pytest.raises(UserError, match=r"train_split='train\[9:\]' of coco_hands holds no photos"):
         sources.open_data(with_source(config, 'tfdata', train_split='train[9:]'))
+
+
+@pytest.mark.parametrize('source', ['tfdata', 'resident'])
+def test_a_split_without_a_visible_keypoint_is_refused(tmp_path, source):
+    folder = drawn_hands.write(tmp_path / 'hands', 6)
+    K = np.repeat(drawn_hands.CAMERA[None], 6, 0)
+    K[5, :2, 2] -= 1000  # the only photo of the split 'test'
+    (folder / 'training_K.json').write_text(json.dumps(K.tolist()))
+    config = with_source(tiny.get_config(), source, manual_dir=str(folder), data_dir=str(tmp_path / 'tfds'))
+    assert len(sources.load(config, {'some': 'all'})['some']) == 6
+    with pytest.raises(UserError, match='freihand/raw test: none of its 1 images has a labelled keypoint inside its'):
+        sources.load(config, {'some': 'test'})
 
 
 @pytest.mark.slow

@@ -77,7 +77,10 @@ def load(root: str | Path, joints: str = 'freihand', handedness: str = 'right') 
 
 
 def fingerprint(root: str | Path, **options) -> str:
-    """A short hash of the labels, the images' names and sizes, and the options: other content gives another hash."""
+    """A short hash of the labels, the images' names, sizes and times of change, and the options.
+
+    Another content gives another hash, without reading any image.
+    """
     hands = load(root, **{name: options[name] for name in ('joints', 'handedness') if name in options})
     digest = hashlib.sha256(str(sorted(options.items())).encode())
     images = set()
@@ -86,7 +89,9 @@ def fingerprint(root: str | Path, **options) -> str:
         for hand in members:
             digest.update(f'{hand.name} {hand.handedness}'.encode() + hand.points.tobytes() + hand.box.tobytes())
             images.add(hand.image)
-    digest.update(str([(os.path.basename(image), os.path.getsize(image)) for image in sorted(images)]).encode())
+    for image in sorted(images):
+        stat = os.stat(image)
+        digest.update(f'{os.path.basename(image)} {stat.st_size} {stat.st_mtime_ns}'.encode())
     return digest.hexdigest()[:12]
 
 
