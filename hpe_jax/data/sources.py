@@ -84,7 +84,7 @@ def _load(config: ConfigDict, expressions: dict[str, str], members: list, builde
         size = config.data.image_size
         resident.check_fits(sum(resident.count(builder, expressions) for builder in builders), size)
         loaded = [resident.load(builder, expressions, size) for builder in builders]
-    return {split: prepared.mix([one[split] for one in loaded], names, weights) for split in expressions}
+    return {split: prepared.mix([splits[split] for splits in loaded], names, weights) for split in expressions}
 
 
 def open_split(split: prepared.Split, config: ConfigDict) -> SplitSource:
@@ -108,12 +108,12 @@ def open_data(config: ConfigDict) -> Data:
         builders = [prepared.open_dataset(member.data) for member in members]
         splits = _load(config, expressions, members, builders)
     for name, split in splits.items():
-        sharding.say(f'{name:10s} {len(split):6d} images ({data.dataset} {expressions[name]})')
+        sharding.log(f'{name:10s} {len(split):6d} images ({data.dataset} {expressions[name]})')
     for (size, _), member in zip(splits['train'].sets, members, strict=True):
         if not size:
             raise UserError(f'config.data.train_split={data.train_split!r} of {member.data.dataset} holds no photos')
     if not len(splits['validation']):
-        sharding.say('No images to validate on: no early stopping, and the best checkpoint is by the training loss.')
+        sharding.log('No images to validate on: no early stopping, and the best checkpoint is by the training loss.')
     if data.mean:
         mean, std = np.float32(data.mean), np.float32(data.std)
     else:
