@@ -7,7 +7,7 @@ Expected (published, PyTorch, a GPU of 2021): about 200 epochs in 2 hours, train
 0.476, error_pct 4.5 with the decoder and codec of the reference. Not measured here yet: FreiHAND cannot be downloaded
 on the machines that this was written on.
 
-The tutorial's text says 50 and 20 batches an epoch, which is used here; its code runs 51 and 21.
+The tutorial's text has 50 and 20 batches an epoch, which is used here; its code runs 51 and 21.
 """
 
 from ml_collections import ConfigDict
@@ -34,7 +34,7 @@ def get_config() -> ConfigDict:
     # Of 'coco_hands' (hpe_jax/data/coco_hands/README.md), your own photos with COCO keypoint JSON:
     data.relative_hand_size = 0.47  # the fraction of a crop that the hand's box takes
     data.joints = 'freihand'  # the order of its keypoints: or 'interhand', 'rhd', 'names' (by those in the JSON)
-    data.handedness = 'right'  # of hands whose annotation does not say
+    data.handedness = 'right'  # of hands whose annotation does not state it
     data.data_dir = ''  # where prepared data is kept; '' is TFDS' own place, ~/tensorflow_datasets
     data.train_split = 'train'  # any TFDS split expression
     data.validation_split = 'validation'

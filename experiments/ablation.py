@@ -4,9 +4,9 @@
         --vary=loss.name=iou,mse --vary=heatmap.codec=subpixel,reference [--set=train.epochs=10] [--dry_run]
 
 Each `--vary` is a field of the config and its values; an arm is one choice of a value for each of them. `--set`
-overrides a field in all arms. A run is `python -m hpe_jax.main` in a folder of its own, OUTPUT/ARM/seed_SEED, with what
+overrides a field in all arms. A run is `python -m hpe_jax.main` in a separate folder, OUTPUT/ARM/seed_SEED, with what
 it printed in log.txt: give the same command again, and finished runs are kept, killed ones continued and failed ones
-tried again. `--jobs=8` trains eight at a time, each on a GPU or TPU chip of its own (tried on CPUs only).
+tried again. `--jobs=8` trains eight at a time, each on a separate GPU or TPU chip (tried on CPUs only).
 
 OUTPUT then holds results.json, table.md, and loss.png, pck.png, error_pct.png.
 """
@@ -81,12 +81,12 @@ class Run:
 def grid(vary: Sequence[str]) -> dict[str, Overrides]:
     """['loss.name=iou,mse', ...] to {arm: overrides}, all combinations; a tuple's commas, in brackets, do not split."""
     choices = []
-    for one in vary:
-        field, equals, values = one.partition('=')
+    for choice in vary:
+        field, equals, values = choice.partition('=')
         if not (field and equals and values):
-            raise UserError(f'--vary={one}: want FIELD=VALUE,VALUE,...')
+            raise UserError(f'--vary={choice}: want FIELD=VALUE,VALUE,...')
         choices.append([(field, value) for value in re.split(r',(?![^(]*\))', values)])
-    combinations = [dict(choice) for choice in itertools.product(*choices)]
+    combinations = [dict(fields) for fields in itertools.product(*choices)]
     return {' '.join(f'{k}={v}' for k, v in choice.items()) or 'baseline': choice for choice in combinations}
 
 
@@ -120,7 +120,7 @@ def finished(run: Run) -> dict | None:
     return report if report['config'] == plain(run.config()) else None
 
 
-def tell(runs: Sequence[Run]) -> None:
+def print_plan(runs: Sequence[Run]) -> None:
     """Lists the runs, and which of them have ended already."""
     for run in runs:
         run.config()
@@ -128,10 +128,10 @@ def tell(runs: Sequence[Run]) -> None:
 
 
 def train(run: Run, job: int | None) -> dict:
-    """Trains in a process of its own, on the job's own device if there are several jobs.
+    """Trains in a separate process, on the job's own device if there are several jobs.
 
     Returns:
-      what `results.json` says of the run: its status, 'done' or 'failed', and either scores or the reason.
+      what `results.json` states of the run: its status, 'done' or 'failed', and either scores or the reason.
     """
     report = finished(run)
     began = time.perf_counter()
@@ -301,15 +301,15 @@ def compare(
 
 def main(_) -> None:
     fixed = {}
-    for one in SET.value:
-        field, equals, value = one.partition('=')
+    for choice in SET.value:
+        field, equals, value = choice.partition('=')
         if not equals:
-            raise UserError(f'--set={one}: want FIELD=VALUE')
+            raise UserError(f'--set={choice}: want FIELD=VALUE')
         fixed[field] = value
     arms = {arm: {**fixed, **overrides} for arm, overrides in grid(VARY.value).items()}
     seeds = [int(seed) for seed in SEEDS.value]
     if DRY_RUN.value:
-        return tell(plan(CONFIG.value, arms, seeds, Path(OUTPUT.value)))
+        return print_plan(plan(CONFIG.value, arms, seeds, Path(OUTPUT.value)))
     results = compare(CONFIG.value, arms, seeds, OUTPUT.value, JOBS.value)
     print(f'\n{table(results["arms"])}\n{OUTPUT.value}: results.json, table.md and the plots')
 
@@ -319,7 +319,7 @@ def define_flags() -> tuple[flags.FlagHolder, ...]:
     output = flags.DEFINE_string('output', None, 'Folder for runs and results.', required=True)
     seeds = flags.DEFINE_list('seeds', ['0', '1', '2'], 'Seeds of each arm.')
     flags.register_validator('seeds', lambda seeds: all(map(str.isdecimal, seeds)), 'want whole numbers: 0,1,2')
-    jobs = flags.DEFINE_integer('jobs', 1, 'Runs at a time, each on a device of its own.', lower_bound=1)
+    jobs = flags.DEFINE_integer('jobs', 1, 'Runs at a time, each on a separate device.', lower_bound=1)
     return output, seeds, jobs, flags.DEFINE_bool('dry_run', False, 'Only list the runs.')
 
 

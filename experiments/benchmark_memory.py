@@ -3,7 +3,7 @@
     python -m experiments.benchmark_memory [--photos=32560] [--batch_size=48] [--image_size=128] [--output=FILE.json]
 
 The photos are black, lie in a file that is mapped, as resident.py keeps them, and are trained on by real steps of the
-reference recipe. On a GPU the device's own peak is told, on a CPU that of the process, above what it had before.
+reference recipe. On a GPU the device's own peak is reported, on a CPU that of the process, above what it had before.
 """
 
 import os
@@ -34,7 +34,7 @@ def black_split(path: str, number: int, size: int) -> prepared.Split:
 
 
 def in_use() -> int:
-    """Bytes, at the peak so far: of the first device; where it is the CPU, of what the process has of its own."""
+    """Bytes, at the peak so far: of the first device; where it is the CPU, of what the process alone holds."""
     stats = jax.local_devices()[0].memory_stats()
     if stats:
         return stats['peak_bytes_in_use']

@@ -79,11 +79,11 @@ def score_renders(run: trained_model.TrainedModel, split: str = 'test') -> dict:
     result = {'split': split, **summary(errors(answer['keypoints'], keypoints, counts)[there])}
     if 'presence' in answer:
         presence = np.concatenate([answer[kind + 'presence'] for kind in ('', 'mirrored_')])
-        says = presence > 0.5
+        predicted = presence > 0.5
         truth, clear = np.tile(there, 2), np.tile(there | absent, 2)
-        result['presence_right'] = float((says == truth)[clear].mean())
-        result['presence_right_of_hands'] = float(says[truth].mean())
-        result['presence_right_of_others'] = float((~says)[clear & ~truth].mean())
+        result['presence_right'] = float((predicted == truth)[clear].mean())
+        result['presence_right_of_hands'] = float(predicted[truth].mean())
+        result['presence_right_of_others'] = float((~predicted)[clear & ~truth].mean())
         result['presence_by_min_score'] = {
             threshold: [
                 float((presence[truth] >= threshold).mean()),

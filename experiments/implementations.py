@@ -1,4 +1,4 @@
-"""Who takes part in benchmark_train and benchmark_infer: ours and the PyTorch baseline, each in a process of its own.
+"""Who takes part in benchmark_train and benchmark_infer: ours and the PyTorch baseline, each in a separate process.
 
 Each has the memory allocator as its users have it: `python -m hpe_jax.main` has glibc keep freed memory on a CPU
 (hpe_jax/runtime.py); 'tuned allocator' gives PyTorch the same, 'default allocator' takes it from us.

@@ -101,7 +101,7 @@ def main(_) -> None:
     rates = rates_for(ablation.Run('', 0, CONFIG.value, {}, output).config())
     tuning = tuning_arms(rates)
     if DRY_RUN.value:
-        ablation.tell(ablation.plan(CONFIG.value, tuning, [TUNING_SEED], output / 'tuning'))
+        ablation.print_plan(ablation.plan(CONFIG.value, tuning, [TUNING_SEED], output / 'tuning'))
         print(f'and then {2 + len(rates)} arms, with the rates so found, by seeds {", ".join(map(str, seeds))}')
         return
     tuned = ablation.compare(CONFIG.value, tuning, [TUNING_SEED], output / 'tuning', JOBS.value)

@@ -252,7 +252,7 @@ def check_same(config: ConfigDict, workdir: str | Path) -> None:
     before = saved(workdir)
     if before is None:
         if (Path(workdir) / 'checkpoints').exists():
-            raise UserError(f'{workdir} holds checkpoints but no {FILE} to say of what; use another --workdir')
+            raise UserError(f'{workdir} holds checkpoints but no {FILE}; use another --workdir')
         return
     before, now = fields(before), fields(json.loads(json.dumps(config.to_dict())))
     changed = [

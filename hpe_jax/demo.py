@@ -64,7 +64,7 @@ WARM_UP = (480, 640), (480, 480)  # of a webcam, and square: between them they c
 class Demo:
     """One run, asked for one picture at a time.
 
-    estimator: its run, decoder, hand, refine and min_score hold where a request says nothing else.
+    estimator: its run, decoder, hand, refine and min_score hold where a request gives nothing else.
     """
 
     def __init__(self, estimator: HandPoseEstimator):
@@ -133,17 +133,19 @@ class Demo:
         if 'box' in query:
             box = geometry.checked_box(query['box'].split(',')).clip(0, [width, height, width, height])
         start = time.perf_counter()
-        last = [one for one in last if side in ('auto', one.handedness) and is_near(one, image.size)]
-        hands = [one for one in estimator.follow(image, last) if one.score >= self.min_score] if last else []
+        last = [pose for pose in last if side in ('auto', pose.handedness) and is_near(pose, image.size)]
+        hands = [pose for pose in estimator.follow(image, last) if pose.score >= self.min_score] if last else []
         hands, followed = apart(hands), bool(hands)
         self._frames += 1
         searched = 'presence' in estimator.heads and box is None
         if searched and (not hands or (len(hands) < MAX_HANDS and self._frames % SEARCH_EVERY == 0)):
-            hands += [one for one in estimator.detect([image], MAX_HANDS)[0] if not any(is_same(one, x) for x in hands)]
+            hands += [
+                pose for pose in estimator.detect([image], MAX_HANDS)[0] if not any(is_same(pose, x) for x in hands)
+            ]
         found, *others = hands[:MAX_HANDS] or [estimator(image, box)]
         return {
-            **told(found),
-            'others': [told(one) for one in others],
+            **to_json(found),
+            'others': [to_json(pose) for pose in others],
             'width': width,
             'height': height,
             'followed': followed,
@@ -154,7 +156,7 @@ class Demo:
 
 
 def first_picture(data: bytes, name: str) -> tuple[images.Picture, str]:
-    """A file's picture, of several the first, and what there is to say of that choice.
+    """A file's picture, of several the first, and a note on that choice.
 
     Raises:
       UserError: as images.picture.
@@ -163,10 +165,10 @@ def first_picture(data: bytes, name: str) -> tuple[images.Picture, str]:
         found = images.picture(data, name)
         return found, found.note
     except images.Several as e:
-        return images.picture(data, name, first_frame=True), f'the first of {e.number} images'
+        return images.picture(data, name, first_frame=True), f'the first of {e.num_images} images'
 
 
-def told(hand: HandPose) -> dict:
+def to_json(hand: HandPose) -> dict:
     """A hand as JSON."""
     return {
         'keypoints': hand.keypoints.tolist(),
@@ -186,7 +188,7 @@ def parse_hands(text: str) -> list[HandPose]:
     """
     try:
         answer = json.loads(text)
-        return [_parse_hand(one) for one in (answer, *answer.get('others', ())[: MAX_HANDS - 1])]
+        return [_parse_hand(pose) for pose in (answer, *answer.get('others', ())[: MAX_HANDS - 1])]
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         raise UserError('last: must be the JSON of an answer, with keypoints, scores and handedness') from None
 

@@ -141,7 +141,7 @@ def warp(
     Args:
       size: (height, width) of the result, pixels.
       replicate: outside the picture lies its nearest pixel; otherwise black, which its outermost pixels fade into.
-      reflect: outside lies its mirror image; whatever `replicate` says.
+      reflect: outside lies its mirror image; whatever `replicate` is.
     """
     return sample(image, sources(matrix, size), replicate, reflect)
 

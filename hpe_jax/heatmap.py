@@ -1,6 +1,6 @@
 """Keypoints to heatmaps (encode, ONE hand) and back (decode, ONE map); vmap at the edge.
 
-Both directions share a codec, which says where on the normalised axis pixel j of n lies:
+Both directions share a codec, which defines where on the normalised axis pixel j of n lies:
 
     'subpixel'   (j + 0.5) / n   its centre, as geometry.py has it: a round trip loses nothing
     'reference'  j / n           the published PyTorch implementation, which also truncates a keypoint to a whole

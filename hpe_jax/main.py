@@ -73,7 +73,7 @@ def main(argv: list[str]) -> None:
         overrides = flags.FLAGS['config'].override_values if CONFIG.value else None
         result = evaluate.evaluate_run(WORKDIR.value, SPLIT.value or '', overrides)
         decoder = result['decoder']
-    sharding.say(f'\nBest checkpoint on {result["split"]}: {evaluate.table(result, decoder)}')
+    sharding.log(f'\nBest checkpoint on {result["split"]}: {evaluate.table(result, decoder)}')
 
 
 if __name__ == '__main__':

@@ -1,6 +1,6 @@
 """Metrics of predicted keypoints: pure functions of distances (n, 21), a mask (n, 21) and box sides (n,).
 
-Every metric is over the keypoints of the mask only, and its name says in which frame its numbers are:
+Every metric is over the keypoints of the mask only, and its name states in which frame its numbers are:
 
     error_pct         mean over an image's keypoints, then over images; % of the image size (the tutorial's error)
     epe_px128 / 224   end-point error, mean over all keypoints, in pixels of a 128 or 224 wide image

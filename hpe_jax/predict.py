@@ -80,13 +80,13 @@ class Overlays:
         return path
 
     def draw(self, image: np.ndarray, hands: Sequence[HandPose]) -> np.ndarray:
-        opacity = [1.0 if one.score >= self._min_score else FAINT for one in hands]
-        keypoints = np.array([one.keypoints for one in hands]).reshape(-1, 21, 2)
+        opacity = [1.0 if pose.score >= self._min_score else FAINT for pose in hands]
+        keypoints = np.array([pose.keypoints for pose in hands]).reshape(-1, 21, 2)
         return visualize.overlay(image, keypoints, opacity)
 
     def photo(self, shot: Shot, hands: Sequence[HandPose]) -> None:
         path = self.path(shot.file, '' if shot.frame is None else f'.{shot.frame}.jpg')
-        hands = [one.scaled(1 / shot.picture.scale) for one in hands]
+        hands = [pose.scaled(1 / shot.picture.scale) for pose in hands]
         self._waiting.append((shot.file, self._pool.submit(self._save, path, shot.picture.image, hands)))
 
     def wait(self) -> Iterator[tuple[str, BaseException]]:
@@ -245,8 +245,8 @@ class Prediction:
             return
         for shot, found in zip(batch, hands, strict=True):
             self.empty += not found
-            for one in found:
-                self._add(shot.file, shot.picture.size, one, shot.frame)
+            for pose in found:
+                self._add(shot.file, shot.picture.size, pose, shot.frame)
             if self.overlays:
                 self.overlays.photo(shot, found)
         if self.overlays:
@@ -281,7 +281,7 @@ class Prediction:
         try:
             with (
                 reading(file) as clip,
-                Progress(clip.number, 'frame') as bar,
+                Progress(clip.num_frames, 'frame') as bar,
                 self._written(file, clip, '' if inputs.is_video(file) else '.mp4') as write,
             ):
                 self._frames(file, clip, bar, write)
@@ -313,10 +313,10 @@ class Prediction:
                     trackers += [Tracker(self.estimator, self.options.smooth) for _ in boxes[len(trackers) :]]
                     boxes = boxes + [None] * (len(trackers) - len(boxes))
                     tracked = [track(image, seconds, box) for track, box in zip(trackers, boxes, strict=True)]
-                    hands = [one.hand for one in tracked]
-                    shown = [one.hand for one in tracked if one.found]
-                for one in hands:
-                    self._add(file, image.shape[1::-1], one, index, seconds)
+                    hands = [track.hand for track in tracked]
+                    shown = [track.hand for track in tracked if track.found]
+                for pose in hands:
+                    self._add(file, image.shape[1::-1], pose, index, seconds)
                 if write:
                     write = self._write(file, write, self.overlays.draw(image, shown), seconds)
                 bar.step()
@@ -332,7 +332,7 @@ class Prediction:
             return None
         return write
 
-    def _add(self, file: str, size: tuple[int, int], one: HandPose, frame: int | None = None, seconds=None) -> None:
+    def _add(self, file: str, size: tuple[int, int], pose: HandPose, frame: int | None = None, seconds=None) -> None:
         self.journal.add(
             {
                 'file': file,
@@ -340,12 +340,12 @@ class Prediction:
                 'time': seconds,
                 'width': size[0],
                 'height': size[1],
-                'keypoints': one.keypoints.tolist(),
-                'scores': one.scores.tolist(),
-                'score': one.score,
-                'presence': one.presence,
-                'box': one.box.tolist(),
-                'handedness': one.handedness,
+                'keypoints': pose.keypoints.tolist(),
+                'scores': pose.scores.tolist(),
+                'score': pose.score,
+                'presence': pose.presence,
+                'box': pose.box.tolist(),
+                'handedness': pose.handedness,
                 'model': self.about['model'],
                 'decoder': self.about['decoder'],
             }
@@ -378,7 +378,10 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add('--draw', action='store_true', help='also write pictures and videos with the skeletons')
     add('--decoder', default='', help="one of the run's config.eval.decoders; default its config.eval.decoder")
     add(
-        '--hand', choices=HANDS, default='auto', help='auto (default): the network says which, or the higher score does'
+        '--hand',
+        choices=HANDS,
+        default='auto',
+        help='auto (default): the network predicts which, or the higher score decides',
     )
     add('--max_hands', type=int, default=2, metavar='N', help='hands a picture, where it is searched (default 2)')
     add(

@@ -31,19 +31,19 @@ def augment(batch: Batch, config: ConfigDict, key: Key[Array, '']) -> Batch:
     multiple of 90 degrees: exact, without resampling. The rest is augment.py's. With everything off the batch passes
     through.
     """
-    number = batch['mask'].shape
+    batch_shape = batch['mask'].shape
     if config.left:
-        right = jax.random.uniform(jax.random.fold_in(key, 2), number) >= config.left
+        right = jax.random.uniform(jax.random.fold_in(key, 2), batch_shape) >= config.left
         image = jnp.where(right[:, None, None, None], batch['image'], batch['image'][:, :, ::-1])
         x, y = batch['keypoints'][..., 0], batch['keypoints'][..., 1]
         keypoints = jnp.stack([jnp.where(right[:, None], x, 1 - x), y], -1)
         batch = batch | {'image': image, 'keypoints': keypoints, 'right': right}
     if config.quarter_turns:
-        turns = jax.random.randint(key, number, 0, 4)
+        turns = jax.random.randint(key, batch_shape, 0, 4)
         image, keypoints = jax.vmap(rot90)(batch['image'], batch['keypoints'], turns)
         batch = batch | {'image': image, 'keypoints': keypoints}
     if is_on(config):
-        keys = jax.random.split(jax.random.fold_in(key, 1), number)
+        keys = jax.random.split(jax.random.fold_in(key, 1), batch_shape)
         augmented = jax.vmap(partial(augment_example, config=config))(
             batch['image'], batch['keypoints'], batch['visible'], keys
         )
@@ -70,7 +70,7 @@ def head_truths(batch: Batch) -> dict[str, tuple[Bool[AnyArray, ' b'], Bool[AnyA
     """What each of a network's heads should answer, and for which photos that counts.
 
     presence: whether the hand's box lies in the middle of the photo and is of a size that a crop around a hand has. In
-    between, nobody can tell. handedness: whether it is a right hand, where there is one.
+    between, nobody knows. handedness: whether it is a right hand, where there is one.
     """
     there, absent = jax.vmap(geometry.is_centred)(batch['keypoints'])
     right = batch.get('right', jnp.ones_like(there))

@@ -57,16 +57,16 @@ class StopSignals:
     def __enter__(self) -> 'StopSignals':
         self.received, self._usual = None, {}
         if self._noted and threading.current_thread() is threading.main_thread():
-            self._usual = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+            self._usual = {signum: signal.signal(signum, self._note) for signum in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(self, *_) -> None:
         self._restore()
 
-    def _note(self, number: int, frame) -> None:
-        self.received = number
+    def _note(self, signum: int, frame) -> None:
+        self.received = signum
         self._restore()
 
     def _restore(self) -> None:
-        for number, handler in self._usual.items():
-            signal.signal(number, handler)
+        for signum, handler in self._usual.items():
+            signal.signal(signum, handler)

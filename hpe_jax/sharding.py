@@ -29,7 +29,7 @@ def join(
 
     Args:
       coordinator, processes, process: 'HOST:PORT' of process 0, how many there are, and which this is; or none of them.
-      cluster: SLURM, Open MPI or a TPU pod started the processes and tells each all of this.
+      cluster: SLURM, Open MPI or a TPU pod started the processes and gives each all of this.
 
     Raises:
       UserError: these do not go together, or the processes did not find each other.
@@ -55,7 +55,7 @@ def join(
         raise UserError(f'the processes did not find each other: {str(e).splitlines()[0]}') from e
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     """Prints a line, once however many processes train."""
     if is_main():
         print(text, flush=True)
@@ -113,7 +113,7 @@ def check_divides(size: int, name: str) -> None:
         raise UserError(f'{name}={size}: a batch must divide over the {devices} devices; take {near}')
 
 
-def share(batch_size: int) -> slice:
+def local_slice(batch_size: int) -> slice:
     """Which part of each batch this process makes: that of its own devices."""
     check_divides(batch_size, 'batch_size')
     mine = [i for i, device in enumerate(mesh().devices) if device.process_index == jax.process_index()]
@@ -122,7 +122,7 @@ def share(batch_size: int) -> slice:
 
 
 def shard(batch: dict) -> dict:
-    """The global batch of which every process holds its `share`, NumPy arrays with a leading axis.
+    """The global batch of which every process holds its `local_slice`, NumPy arrays with a leading axis.
 
     A single device gets it as it is: jit ships NumPy arrays faster than anything that is called before it.
     """

@@ -49,7 +49,7 @@ class TrainState(nnx.Module):
             self.averaged = nnx.clone(self.model)
 
     def restart_average(self) -> None:
-        """Makes the average of the weights, if there is one, the weights themselves, in arrays of its own."""
+        """Makes the average of the weights, if there is one, the weights themselves, in separate arrays."""
         nnx.update(self.best_model, jax.tree.map(jnp.copy, nnx.state(self.model)))
 
     @property
@@ -151,7 +151,7 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
         next(batches)
     began = time.perf_counter()
     first = len(history)
-    # Of several processes each would stop after a step of its own, and wait for the others for ever.
+    # Of several processes each would stop after a different step, and wait for the others for ever.
     with runtime.StopSignals(noted=jax.process_count() == 1) as signals:
         for epoch in range(first, first if is_done(config, history) else train.epochs):
             if in_one_call:
@@ -273,7 +273,7 @@ def start(
     if last is None:
         if config.init_from:
             epoch, _ = trained_model.restore_best(trained_model.locate(config.init_from), train_state.model)
-            sharding.say(f'Starting from epoch {epoch} of {config.init_from} and its channel statistics.')
+            sharding.log(f'Starting from epoch {epoch} of {config.init_from} and its channel statistics.')
         if not config.init_from or config.data.mean:
             train_state.model.standardise.set(data.mean, data.std)
         train_state.restart_average()
@@ -287,7 +287,7 @@ def start(
     last, meta = restore_latest(checkpoints, train_state)
     check_same_data(config, workdir, train_state, meta, data)
     history, step_losses = meta['history'], list(map(jnp.float32, meta['step_losses']))
-    sharding.say(f'Going on after epoch {len(history)}' + (f', step {len(step_losses)}.' if step_losses else '.'))
+    sharding.log(f'Going on after epoch {len(history)}' + (f', step {len(step_losses)}.' if step_losses else '.'))
     return checkpoints, history, step_losses
 
 
@@ -319,7 +319,7 @@ def restore_latest(checkpoints: checkpoint.Checkpoints, train_state: TrainState)
     except checkpoint.CorruptCheckpoint as e:
         if not before:
             raise
-        sharding.say(f'{e}\nGoing on from the one before.')
+        sharding.log(f'{e}\nGoing on from the one before.')
         with sharding.main_first():
             if sharding.is_main():
                 checkpoints.remove(epoch)

@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from collections.abc import Callable
 
 os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['TFDS_DATA_DIR'] = '/nonexistent'  # a test that forgets to name its own folder fails
@@ -33,12 +34,17 @@ def pytest_collection_modifyitems(items) -> None:
             item.add_marker(pytest.mark.slow)
 
 
+def _common_folder(tmp_path_factory) -> Path:
+    """The folder of this session's temporary files that all of pytest's workers share."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if 'PYTEST_XDIST_WORKER' in os.environ else base
+
+
 @pytest.fixture(scope='session', autouse=True)
 def compiled_once(tmp_path_factory) -> None:
     """What one test compiles, the others, pytest's other workers, and the processes that they start only read."""
-    base = tmp_path_factory.getbasetemp()
     options = {
-        'jax_compilation_cache_dir': str((base.parent if 'PYTEST_XDIST_WORKER' in os.environ else base) / 'compiled'),
+        'jax_compilation_cache_dir': str(_common_folder(tmp_path_factory) / 'compiled'),
         'jax_persistent_cache_min_compile_time_secs': 0,
     }
     kept = Path(options['jax_compilation_cache_dir'])
@@ -83,28 +89,58 @@ def tiny_run(freihand_like, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope='session')
-def fitted_run(tmp_path_factory) -> SimpleNamespace:
+def made_once(tmp_path_factory) -> Callable:
+    """(name, make) -> a folder that make(folder) filled, in the first of pytest's workers that asked for it."""
+
+    def made_once(name: str, make: Callable[[Path], None]) -> Path:
+        folder = _common_folder(tmp_path_factory) / name
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            while not (folder / 'done').exists():
+                assert not (folder / 'failed').exists(), f'another worker could not make {name}'
+                time.sleep(0.2)
+        else:
+            try:
+                make(folder)
+            except BaseException:
+                (folder / 'failed').touch()
+                raise
+            (folder / 'done').touch()
+        return folder
+
+    return made_once
+
+
+@pytest.fixture(scope='session')
+def renders(made_once) -> SimpleNamespace:
+    """32 hands of the renderer's preset 'full', 128 pixels wide: the fields of render.Sample, with a leading axis, and
+    `recipe`, the arguments of generate.renderer, which is then compiled already for CHUNK of them.
+
+    It compiles for most of a minute, hence one size and one seed for all tests; prepared data sets have small seeds.
+    """
+    from hpe_jax.data.synthetic_hands import generate
+
+    recipe = 'full', 987_654_321, 128
+
+    def render(folder: Path) -> None:
+        with jax.numpy_rank_promotion('allow'):
+            chunks = [generate.renderer(*recipe)(np.arange(generate.CHUNK) + start) for start in (0, generate.CHUNK)]
+        samples = jax.tree.map(lambda *parts: np.concatenate(parts), *chunks)
+        np.savez(folder / 'samples.npz', **samples._asdict())
+
+    return SimpleNamespace(recipe=recipe, **np.load(made_once('renders', render) / 'samples.npz'))
+
+
+@pytest.fixture(scope='session')
+def fitted_run(made_once) -> SimpleNamespace:
     """A small network that knows eight drawn hands by heart, at several scales. Not to be changed.
 
-    workdir; images: 8 x (224, 224, 3) uint8; keypoints: (8, 21, 2), pixels. The first of pytest's workers trains it.
+    workdir; images: 8 x (224, 224, 3) uint8; keypoints: (8, 21, 2), pixels.
     """
     from tests import drawn_hands
 
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if 'PYTEST_XDIST_WORKER' in os.environ else base) / 'fitted'
-    try:
-        folder.mkdir()
-    except FileExistsError:
-        while not (folder / 'run/report.json').exists():
-            assert not (folder / 'failed').exists(), 'another worker could not train it'
-            time.sleep(0.2)
-    else:
-        try:
-            drawn_hands.write(folder / 'hands', 8)
-            _fit(folder)
-        except BaseException:
-            (folder / 'failed').touch()
-            raise
+    folder = made_once('fitted', _fit)
     images = [np.asarray(Image.open(folder / f'hands/training/rgb/{i:08d}.jpg')) for i in range(8)]
     xyz = np.array(json.loads((folder / 'hands/training_xyz.json').read_text()))
     keypoints = geometry.project(xyz, np.broadcast_to(drawn_hands.CAMERA, (8, 3, 3)))
@@ -114,7 +150,9 @@ def fitted_run(tmp_path_factory) -> SimpleNamespace:
 def _fit(folder: Path) -> None:
     from configs import tiny
     from hpe_jax import train
+    from tests import drawn_hands
 
+    drawn_hands.write(folder / 'hands', 8)
     config = tiny.get_config()
     config.data.update(manual_dir=str(folder / 'hands'), data_dir=str(folder / 'data'), source='resident')
     config.data.update(train_split='all', validation_split='train[:0]', test_split='all')

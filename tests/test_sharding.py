@@ -230,7 +230,7 @@ def _one_of_two(port: int, process: int, folder: Path) -> None:
     except OSError:
         assert process == 0
 
-    assert sharding.share(8) == slice(4 * process, 4 * process + 4)
+    assert sharding.local_slice(8) == slice(4 * process, 4 * process + 4)
     number = sharding.replicate({'x': np.arange(3)})['x']
     assert number.is_fully_replicated and int(number.sum()) == 3
 

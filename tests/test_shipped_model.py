@@ -2,32 +2,19 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
 
 from experiments import hands
 from hpe_jax import HandPoseEstimator, export, trained_model
-from hpe_jax.data.synthetic_hands import generate
 from hpe_jax.inference.images import read
 
 pytestmark = pytest.mark.slow
-
-NUM_HANDS = 24
-SEED = 987_654_321  # prepared sets have small ones
 
 
 @pytest.fixture(scope='module')
 def estimator():
     return HandPoseEstimator()
-
-
-@pytest.fixture(scope='module')
-def renders():
-    """(n, 128, 128, 3) uint8, (n, 21, 2) pixels: a hand in the middle of each."""
-    with jax.numpy_rank_promotion('allow'):
-        samples = generate.renderer('full', SEED, 128)(np.arange(NUM_HANDS))
-    return np.asarray(samples.image), np.asarray(samples.uv)
 
 
 def test_it_is_small_whole_and_free():
@@ -43,18 +30,17 @@ def test_it_is_small_whole_and_free():
 
 
 def test_it_finds_rendered_hands_and_knows_right_from_left(estimator, renders):
-    images, uv = renders
-    found = estimator.predict(list(images))
-    errors = hands.errors(np.array([one.keypoints for one in found]), uv)
+    found = estimator.predict(list(renders.image))
+    errors = hands.errors(np.array([hand.keypoints for hand in found]), renders.uv)
     assert np.median(errors) < 0.1 and (errors < 0.2).mean() > 0.8
-    assert np.mean([one.presence for one in found]) > 0.9
-    assert np.mean([one.handedness == 'right' for one in found]) > 0.7
-    mirrored = estimator.predict([image[:, ::-1] for image in images])
-    assert np.mean([one.handedness == 'left' for one in mirrored]) > 0.7
+    assert np.mean([hand.presence for hand in found]) > 0.9
+    assert np.mean([hand.handedness == 'right' for hand in found]) > 0.7
+    mirrored = estimator.predict([image[:, ::-1] for image in renders.image])
+    assert np.mean([hand.handedness == 'left' for hand in mirrored]) > 0.7
 
 
 def test_a_small_hand_in_a_large_picture_is_found_without_a_box(estimator, renders):
-    image, keypoints = renders[0][0], renders[1][0]
+    image, keypoints = renders.image[0], renders.uv[0]
     canvas = np.full((480, 640, 3), 110, np.uint8)
     canvas[300:428, 80:208] = image
     (found,) = estimator.detect([canvas])

@@ -1,12 +1,8 @@
 """The real loop, with a network and a budget that are tiny."""
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import jax
@@ -15,13 +11,12 @@ import pytest
 from PIL import Image
 
 from configs import tiny
-from hpe_jax import checkpoint, configuration, evaluate, main, metrics, runtime, train, trained_model
+from hpe_jax import checkpoint, configuration, evaluate, metrics, runtime, train, trained_model
 from hpe_jax.data import sources
 from hpe_jax.errors import UserError
+from tests import command
 
 pytestmark = pytest.mark.slow
-
-REPOSITORY = Path(main.__file__).parents[1]
 
 
 @pytest.fixture(scope='module')
@@ -120,23 +115,29 @@ def test_stopped_after_an_epoch_and_gone_on_equals_undisturbed(finished, config,
     assert_same_run(config, tmp_path, finished[0])
 
 
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_step_saves_and_loses_nothing(finished, config, tmp_path, monkeypatch, number):
-    make = train.make_train_step
+def signalled(make, at: int, number: int):
+    """make_train_step, but its step gets the signal when it is called for the at-th time."""
 
     def make_signalled(*arguments):
         step, calls = make(*arguments), []
 
         def train_step(*arguments):
             calls.append(None)
-            if len(calls) == config.train.steps_per_epoch + 2:
+            if len(calls) == at:
                 signal.raise_signal(number)
             return step(*arguments)
 
         return train_step
 
+    return make_signalled
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_step_saves_and_loses_nothing(finished, config, tmp_path, monkeypatch, number):
     with monkeypatch.context() as patch:
-        patch.setattr(train, 'make_train_step', make_signalled)
+        patch.setattr(
+            train, 'make_train_step', signalled(train.make_train_step, config.train.steps_per_epoch + 2, number)
+        )
         with pytest.raises(runtime.Stopped, match='Stopped after step 2 of epoch 2; the same command goes on') as e:
             train.train_and_evaluate(config, tmp_path)
     assert e.value.exit_status == {signal.SIGTERM: 143, signal.SIGINT: 130}[number]
@@ -146,27 +147,22 @@ def test_a_signal_ends_the_step_saves_and_loses_nothing(finished, config, tmp_pa
     assert_same_run(config, tmp_path, finished[0])
 
 
-def test_killed_in_the_middle_and_started_again_equals_undisturbed(config, tmp_path):
-    command = [sys.executable, '-m', 'hpe_jax.main', '--config=configs/tiny.py', '--config.train.epochs=8']
-    command += [f'--config.data.{name}={config.data[name]}' for name in ('manual_dir', 'data_dir')]
-    environment = os.environ | {'JAX_PLATFORMS': 'cpu'}
+def _train_until_killed(config, workdir) -> None:
+    """In a process: SIGKILL comes in the last epoch, while the checkpoint of the one before may be half written."""
+    at = (config.train.epochs - 1) * config.train.steps_per_epoch + 2
+    train.make_train_step = signalled(train.make_train_step, at, signal.SIGKILL)
+    train.train_and_evaluate(config, workdir)
 
-    def start(workdir):
-        return subprocess.Popen(
-            [*command, f'--workdir={workdir}'], cwd=REPOSITORY, env=environment, stdout=subprocess.DEVNULL
-        )
 
-    victim, undisturbed = start(tmp_path / 'killed'), start(tmp_path / 'undisturbed')
-    written = tmp_path / 'killed/metrics.jsonl'
-    while victim.poll() is None and (not written.exists() or len(records(written.parent)) < 2):
-        time.sleep(0.02)
-    victim.send_signal(signal.SIGKILL)
-    assert victim.wait() == -signal.SIGKILL, 'the run ended before it could be killed'
-    assert 2 <= len(records(written.parent)) < 8 and not (tmp_path / 'killed/report.json').exists()
-    assert start(tmp_path / 'killed').wait() == 0 and undisturbed.wait() == 0
-    longer = config.copy_and_resolve_references()
-    longer.train.epochs = 8
-    assert_same_run(longer, tmp_path / 'killed', tmp_path / 'undisturbed')
+def test_killed_in_the_middle_and_started_again_equals_undisturbed(finished, config, tmp_path, capfd):
+    workdir = tmp_path / 'run'
+    process = command.start(tmp_path / 'printed', _train_until_killed, config, workdir)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, (tmp_path / 'printed/stderr').read_text()
+    assert len(records(workdir)) == 2 and not (workdir / 'report.json').exists()
+    train.train_and_evaluate(config, workdir)
+    assert 'Going on after epoch' in capfd.readouterr().out
+    assert_same_run(config, workdir, finished[0])
 
 
 def test_evaluate_mode_scores_the_best_checkpoint_of_any_split(finished, config):

@@ -59,7 +59,7 @@ def self_occluded(xyz: Float[np.ndarray, 'n 21 3'] | None) -> Bool[np.ndarray, '
     """Keypoints that lie behind another bone of the same hand, seen from the camera, by their labels in 3-D.
 
     A bone that does not end at the keypoint hides it if it comes within FLESH of the line of sight, at least twice
-    FLESH before the keypoint. What other things hide, labels do not tell. Measured once, by no kept command, on 480
+    FLESH before the keypoint. What other things hide, labels do not show. Measured once, by no kept command, on 480
     synthetic hands (preset 'full'): it agrees with the renderer's own `occluded` for 87 % of the keypoints; of those
     that it calls hidden 90 % are, and it finds 71 % of what is hidden, by things or by the hand.
 
@@ -117,7 +117,7 @@ def breakdown(
 ) -> dict:
     """Everything that analyze.py reports of one run by its own decoder, ready for JSON.
 
-    Without the dataset's word on what is hidden (`occluded`), `self_occluded` tells what the hand itself hides.
+    Where the dataset has no `occluded`, `self_occluded` is what the hand itself hides.
     """
     error = np.linalg.norm(predicted - true, axis=-1)
     outside = ~visible if labelled is None else ~visible & labelled

@@ -132,9 +132,9 @@ def summary(results: Results) -> str:
 def decoders(results: Results) -> str:
     """Every decoder with both codecs on the same heatmaps, and what each changes against the run's own."""
     text = (
-        '<p>The same heatmaps, decoded in every way. The codec says where a pixel lies: <code>subpixel</code> at its '
-        'centre, <code>reference</code> at its upper left corner, half a pixel off, as the published PyTorch code has '
-        'it. A change is against the run’s own way.</p>'
+        '<p>The same heatmaps, decoded in every way. The codec defines where a pixel lies: <code>subpixel</code> at '
+        'its centre, <code>reference</code> at its upper left corner, half a pixel off, as the published PyTorch code '
+        'has it. A change is against the run’s own way.</p>'
     )
     head = ['decoder, codec', 'error_pct', 'change', 'EPE px of 224', 'PCK@0.05', 'PCK@0.2 box', 'AUC 0–30 px']
     for name, r in results.items():
@@ -194,20 +194,22 @@ def conditions(results: Results) -> str:
     text += plots((visualize.bars(errors(results, sizes), LABEL), 'Error of photos against hand size in %'))
     text += grouped('hand size, %', results, sizes)
     text += (
-        '<h3>Occlusion</h3><p>Synthetic hands know what is hidden, by the hand or by a thing. FreiHAND does not say, '
-        'but its labels in 3-D tell what is hidden by the hand itself: another bone, with flesh of 10 mm around it, '
-        'crosses the line of sight to the keypoint.</p>'
+        '<h3>Occlusion</h3><p>Synthetic hands know what is hidden, by the hand or by a thing. FreiHAND does not '
+        'state it, but its labels in 3-D show what is hidden by the hand itself: another bone, with flesh of 10 mm '
+        'around it, crosses the line of sight to the keypoint.</p>'
     )
-    told = {name: r for name, r in results.items() if r['occlusion']}
-    flat = ', '.join(results.keys() - told.keys())
+    with_occlusion = {name: r for name, r in results.items() if r['occlusion']}
+    flat = ', '.join(results.keys() - with_occlusion.keys())
     if flat:
-        text += f'<p class="warning">{escape(flat)}: these labels have no depth, so occlusion cannot be told.</p>'
-    if told:
-        text += plots((visualize.bars(errors(told, lambda r: r['occlusion']), LABEL, 2.0), 'Error against occlusion'))
-        text += grouped('keypoints', told, lambda r: r['occlusion'])
+        text += f'<p class="warning">{escape(flat)}: these labels have no depth, so occlusion is unknown.</p>'
+    if with_occlusion:
+        text += plots(
+            (visualize.bars(errors(with_occlusion, lambda r: r['occlusion']), LABEL, 2.0), 'Error against occlusion')
+        )
+        text += grouped('keypoints', with_occlusion, lambda r: r['occlusion'])
     text += (
         '<h3>Visibility</h3><p>A keypoint is visible if it lies in the frame; others are masked in training and count '
-        'in no score. Their predictions, which cannot leave the frame, are listed for their peaks: a low one tells '
+        'in no score. Their predictions, which cannot leave the frame, are listed for their peaks: a low one shows '
         'that the keypoint is missing.</p>'
     )
     text += plots((visualize.bars(errors(results, framed), LABEL, 2.5), 'Error of photos by keypoints in the frame'))

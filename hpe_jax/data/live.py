@@ -32,9 +32,9 @@ class Live:
 
     def epochs(self, seed: int, first: int, steps: int, batch_size: int) -> Iterator[dict]:
         """Endless batches of numbers, `steps` per epoch, from epoch `first` on."""
-        start, share = first * steps * batch_size, sharding.share(batch_size)
+        start, local = first * steps * batch_size, sharding.local_slice(batch_size)
         while True:
-            yield sharding.shard({'number': np.arange(start, start + batch_size)[share]})
+            yield sharding.shard({'number': np.arange(start, start + batch_size)[local]})
             start += batch_size
 
     def expand(self, batch: dict) -> dict:

@@ -42,7 +42,7 @@ def cache(split: Split, size: int) -> Split:
 
 
 class Pipeline:
-    """Makes batches (see preprocess.py) of a split, split over the devices; each host makes the part of its own.
+    """Makes batches (see preprocess.py) of a split, split over the devices; each host makes those of its own devices.
 
     Args:
       split: its photos, encoded or cached.
@@ -59,18 +59,18 @@ class Pipeline:
 
     def epochs(self, seed: int, first: int, steps: int, batch_size: int) -> Iterator[dict]:
         """Endless training batches, `steps` per epoch, from epoch `first` on."""
-        share = sharding.share(batch_size)
-        length = steps * (share.stop - share.start)
+        where = sharding.local_slice(batch_size)
+        length = steps * (where.stop - where.start)
 
         def order(epoch):
             indices = mixed_order(self._sets, steps * batch_size, seed, int(epoch))
-            return indices.reshape(steps, batch_size)[:, share].ravel()
+            return indices.reshape(steps, batch_size)[:, where].ravel()
 
         def epoch_indices(epoch):
             indices = tf.numpy_function(order, [epoch], tf.int64, stateful=False)
             return tf.data.Dataset.from_tensor_slices(tf.ensure_shape(indices, (length,)))
 
-        return self._batches(tf.data.Dataset.range(first, np.iinfo(np.int64).max).flat_map(epoch_indices), share)
+        return self._batches(tf.data.Dataset.range(first, np.iinfo(np.int64).max).flat_map(epoch_indices), where)
 
     def expand(self, batch: dict) -> dict:
         """Inside the training step: tf.data has made the whole batch already."""
@@ -79,14 +79,14 @@ class Pipeline:
     def once(self, batch_size: int, indices: np.ndarray | None = None) -> Iterator[dict]:
         """Every example once, in order (or those at `indices`); the last batch is padded and masked."""
         indices = np.arange(len(self)) if indices is None else indices
-        share = sharding.share(batch_size)
-        order = in_batches(indices, batch_size)[:, share].ravel()
-        return self._batches(tf.data.Dataset.from_tensor_slices(order), share)
+        where = sharding.local_slice(batch_size)
+        order = in_batches(indices, batch_size)[:, where].ravel()
+        return self._batches(tf.data.Dataset.from_tensor_slices(order), where)
 
-    def _batches(self, indices: tf.data.Dataset, share: slice) -> Iterator[dict]:
-        """Batches of which this host makes its share, of the indices of that alone."""
+    def _batches(self, indices: tf.data.Dataset, where: slice) -> Iterator[dict]:
+        """Batches of which this host makes its own examples, of their indices alone."""
         examples = indices.map(self._example, num_parallel_calls=tf.data.AUTOTUNE)
-        local = examples.batch(share.stop - share.start, drop_remainder=True).prefetch(2).as_numpy_iterator()
+        local = examples.batch(where.stop - where.start, drop_remainder=True).prefetch(2).as_numpy_iterator()
         return map(sharding.shard, local)
 
     def _example(self, index: tf.Tensor) -> dict:

@@ -68,7 +68,7 @@ def members(data: ConfigDict) -> list[Member]:
 def open_dataset(data: ConfigDict) -> tfds.core.DatasetBuilder:
     """The TFDS builder of `data.dataset` ('name/config'), prepared on disk first if it is not there yet.
 
-    Data from `data.manual_dir` goes to a folder of its own, named after its content, so that no other set with the
+    Data from `data.manual_dir` goes to a separate folder, named after its content, so that no other set with the
     same name is ever mistaken for it.
 
     Raises:
@@ -118,7 +118,7 @@ class Split:
     keypoints: (n, 21, 2) float32, normalised.
     xyz: (n, 21, 3) float32, metres, camera frame; None where the dataset has none.
     names: (n,) str, unique in the dataset: sample_id and version, such as '12 hom'.
-    occluded: (n, 21) bool, hidden by the hand itself or by a thing; None where the dataset does not tell.
+    occluded: (n, 21) bool, hidden by the hand itself or by a thing; None where the dataset does not state it.
     labelled: (n, 21) bool, false where a keypoint has no label; None: all have.
     left: (n,) bool, a left hand, which is stored mirrored; None: all are right.
     side: (n,) float32, of the stored crop in pixels of the original photo; None where photos are stored as they are.
@@ -210,7 +210,7 @@ def mix(splits: Sequence[Split], names: Sequence[str], weights: Sequence[float])
         joined('photos'),
         joined('keypoints'),
         joined('xyz'),
-        np.array([f'{name} {one}' for name, split in zip(names, splits, strict=True) for one in split.names], str),
+        np.array([f'{name} {path}' for name, split in zip(names, splits, strict=True) for path in split.names], str),
         joined('occluded'),
         np.concatenate(labelled),
         np.concatenate(left),

@@ -2,7 +2,7 @@
 
 A photo and its labels take 3 * size² + 189 bytes: at 128x128 FreiHAND's 32,560 photos take 1.6 GB and all 130,240 take
 6.4 GB, of which each of several devices holds an equal part. Beside them lies only what a step needs: its batch is
-gathered, and 48 photos are 2.4 MB. The host holds nothing of its own: it maps the file that the decoded photos are kept
+gathered, and 48 photos are 2.4 MB. The host holds no copy: it maps the file that the decoded photos are kept
 in beside the prepared copy.
 """
 
@@ -29,7 +29,7 @@ from hpe_jax.inference import images
 
 SHARE = 0.9  # of the free memory that photos may take: a step's activations need the rest
 LABELS = ('keypoints', 'xyz', 'names', 'occluded', 'labelled', 'left', 'side')  # of Split, kept beside the photos
-SAMPLES = 5  # photos that are decoded afresh to tell whether a kept file is of this data
+SAMPLES = 5  # photos that are decoded again to check that a kept file is of this data
 
 
 class Resident:
@@ -39,8 +39,8 @@ class Resident:
     """
 
     def __init__(self, split: Split):
-        held = {'image': split.photos, 'keypoints': split.keypoints, 'visible': split.visible}
-        self.arrays = {name: _spread(array) for name, array in held.items()}
+        arrays = {'image': split.photos, 'keypoints': split.keypoints, 'visible': split.visible}
+        self.arrays = {name: _spread(array) for name, array in arrays.items()}
         self._length, self.left, self._sets = len(split), split.left, split.sets
 
     def __len__(self) -> int:
@@ -85,13 +85,13 @@ _gather = jax.jit(Resident.expand)
 def _spread(array: np.ndarray) -> jax.Array:
     """The array in equal parts over the devices, padded with zeros; a host reads only the parts of its own devices."""
 
-    def part(at: tuple[slice, ...]) -> np.ndarray:
-        held = array[at[0]]
-        missing = range(length)[at[0]].stop - range(length)[at[0]].start - len(held)
-        return np.pad(held, [(0, missing)] + [(0, 0)] * (array.ndim - 1)) if missing else held
+    def shard(at: tuple[slice, ...]) -> np.ndarray:
+        rows = array[at[0]]
+        missing = range(length)[at[0]].stop - range(length)[at[0]].start - len(rows)
+        return np.pad(rows, [(0, missing)] + [(0, 0)] * (array.ndim - 1)) if missing else rows
 
     length = len(array) + -len(array) % sharding.mesh().size
-    return jax.make_array_from_callback((length, *array.shape[1:]), sharding.split(), part)
+    return jax.make_array_from_callback((length, *array.shape[1:]), sharding.split(), shard)
 
 
 def load(builder: tfds.core.DatasetBuilder, expressions: dict[str, str], size: int) -> dict[str, Split]:
@@ -114,27 +114,28 @@ def count(builder: tfds.core.DatasetBuilder, expressions: dict[str, str]) -> int
     return sum(builder.info.splits[expression].num_examples for expression in resolved if expression)
 
 
-def check_fits(number: int, size: int) -> None:
+def check_fits(num_images: int, size: int) -> None:
     """Raises UserError if a device's part of that many photos is more than SHARE of its free memory."""
     devices, each, free = sharding.mesh().size, 3 * size**2 + 189, free_memory()
-    needed = -(-number // devices) * each
+    needed = -(-num_images // devices) * each
     if free is not None and needed > SHARE * free:
-        part = f', {needed / 1e9:.2f} GB on each of {devices} devices' if devices > 1 else ''
+        per_device = f', {needed / 1e9:.2f} GB on each of {devices} devices' if devices > 1 else ''
         raise UserError(
-            f'{number} photos of {size}x{size} take {number * each / 1e9:.2f} GB{part}, more than {SHARE:.0%} of the '
-            f'{free / 1e9:.2f} GB that are free on {jax.local_devices()[0]}: lower config.data.image_size, take fewer '
-            "(config.data.train_split='train[:10%]'), or set config.data.source='tfdata'"
+            f'{num_images} photos of {size}x{size} take {num_images * each / 1e9:.2f} GB{per_device}, '
+            f'more than {SHARE:.0%} of the {free / 1e9:.2f} GB that are free on {jax.local_devices()[0]}: lower '
+            "config.data.image_size, take fewer (config.data.train_split='train[:10%]'), or set "
+            "config.data.source='tfdata'"
         )
 
 
 def free_memory() -> int | None:
     """Bytes that the fullest device of this host has free, or its part of the host's memory where that is the device's.
 
-    None if neither tells.
+    None if neither reports it.
     """
     stats = [device.memory_stats() for device in jax.local_devices()]
     if all(stats):
-        return min(one['bytes_limit'] - one['bytes_in_use'] for one in stats)
+        return min(stat['bytes_limit'] - stat['bytes_in_use'] for stat in stats)
     meminfo = Path('/proc/meminfo')
     lines = meminfo.read_text().splitlines() if meminfo.exists() else []
     free = next((int(line.split()[1]) * 1024 for line in lines if line.startswith('MemAvailable')), None)
@@ -166,11 +167,11 @@ def _is_kept(builder: tfds.core.DatasetBuilder, expression: str, size: int, path
         kept = _open(path)
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):  # absent, truncated, or no arrays
         return False
-    number = builder.info.splits[expression].num_examples
+    num_images = builder.info.splits[expression].num_examples
     lengths = {len(x) for x in (kept.photos, kept.keypoints, kept.names)}
-    if kept.photos.dtype != np.uint8 or kept.photos.shape[1:] != (size, size, 3) or lengths != {number}:
+    if kept.photos.dtype != np.uint8 or kept.photos.shape[1:] != (size, size, 3) or lengths != {num_images}:
         return False
-    at = np.linspace(0, number - 1, min(SAMPLES, number)).astype(int)
+    at = np.linspace(0, num_images - 1, min(SAMPLES, num_images)).astype(int)
     fresh = prepared.load(builder, expression, at)
     photos = [decode(photo, size) for photo in fresh.photos]
     pairs = (photos, kept.photos), (fresh.keypoints, kept.keypoints), (fresh.names, kept.names)

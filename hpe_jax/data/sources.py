@@ -117,12 +117,12 @@ def open_data(config: ConfigDict) -> Data:
         builders = [prepared.open_dataset(member.data) for member in members]
         splits = _load(config, expressions, members, builders)
     for name, split in splits.items():
-        sharding.say(f'{name:10s} {len(split):6d} images ({data.dataset} {expressions[name]})')
+        sharding.log(f'{name:10s} {len(split):6d} images ({data.dataset} {expressions[name]})')
     for (size, _), member in zip(splits['train'].sets, members, strict=True):
         if not size:
             raise UserError(f'config.data.train_split={data.train_split!r} of {member.data.dataset} holds no photos')
     if not len(splits['validation']):
-        sharding.say('No images to validate on: no early stopping, and the best checkpoint is by the training loss.')
+        sharding.log('No images to validate on: no early stopping, and the best checkpoint is by the training loss.')
     if data.mean:
         mean, std = np.float32(data.mean), np.float32(data.std)
     else:

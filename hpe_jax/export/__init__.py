@@ -106,7 +106,7 @@ HEADS = {
 
 
 def describe(run: trained_model.TrainedModel, decoder: str) -> dict:
-    """What metadata.json says of any format."""
+    """What metadata.json states of any format."""
     config, size, joints = run.config, run.config.data.image_size, hand.NUM_KEYPOINTS
     heads = {
         name: {'shape': ['batch'], 'dtype': 'float32', 'units': HEADS[name]} for name in trained_model.heads(config)
@@ -144,7 +144,7 @@ def describe(run: trained_model.TrainedModel, decoder: str) -> dict:
 
 
 def training_data(config: ConfigDict | None, meta: dict) -> dict:
-    """The photos that a run was trained on, and their licence; `config` is None where that cannot be told."""
+    """The photos that a run was trained on, and their licence; `config` is None where that is unknown."""
     if config is None:
         return {'dataset': 'unknown', 'licence': f'unknown: {meta["run"]}, which this run started from, is not here'}
     if 'source' in meta:
@@ -153,7 +153,7 @@ def training_data(config: ConfigDict | None, meta: dict) -> dict:
     dataset = f'synthetic_hands/{config.data.live_preset}' if live else config.data.dataset
     names = dict.fromkeys(re.split('[/:]', member.strip())[0] for member in dataset.split(','))
     licences = [features.LICENCES.get(name, {'licence': 'unknown'}) for name in names]
-    merged = {key: '; '.join(one[key] for one in licences if key in one) for key in ('licence', 'link')}
+    merged = {key: '; '.join(licence[key] for licence in licences if key in licence) for key in ('licence', 'link')}
     return {'dataset': dataset, **{key: value for key, value in merged.items() if value}}
 
 

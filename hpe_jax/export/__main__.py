@@ -3,7 +3,7 @@
     python -m hpe_jax.export [--workdir=RUN] --format=stablehlo|onnx|tflite [--output=FOLDER] [--decoder=window]
 
 Normalisation, network, weights and decoder are inside, in float32, for any number of photos. `metadata.json` beside it
-says what goes in and comes out, what the model was trained on and under which licence, how to run the file, and how
+states what goes in and comes out, what the model was trained on and under which licence, how to run the file, and how
 closely it agrees with the model: every file is loaded back and compared before it gets its name.
 """
 

@@ -1,8 +1,8 @@
 """A JAX function as TFLite by TensorFlow's converter, as far as the models and decoders go.
 
-jax.experimental.jax2tf says the same, but for a batch of any size it has the model compute the shape of every broadcast
-while it runs, and LiteRT then leaves its fast convolutions: eleven times as long. Here all shapes follow from that of
-the input, which is set before the model runs.
+jax.experimental.jax2tf converts to the same, but for a batch of any size it has the model compute the shape of every
+broadcast while it runs, and LiteRT then leaves its fast convolutions: eleven times as long. Here all shapes follow from
+that of the input, which is set before the model runs.
 """
 
 import math

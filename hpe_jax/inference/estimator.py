@@ -33,8 +33,8 @@ from hpe_jax.errors import UserError
 from hpe_jax.inference.images import Given, picture
 
 HANDS = ('right', 'left', 'auto')
-# Part of the crop that a hand's box takes, for runs that do not tell (checkpoints of older commits, the published
-# weights): the median over FreiHAND's evaluation photos as the published weights see them; 0.38 in its labels.
+# Part of the crop that a hand's box takes, for runs whose checkpoint does not record it (of older commits, the
+# published weights): the median over FreiHAND's evaluation photos as those weights see them; 0.38 in its labels.
 RELATIVE_HAND_SIZE = 0.375
 SMALLEST_SIDE = 8.0  # pixels of the picture: a hand that fell together to a point is still cropped around
 LARGEST = 4  # side of a crop, in the picture's longer side
@@ -57,7 +57,7 @@ class HandPose(NamedTuple):
     keypoints: Float[np.ndarray, '21 2']  # (x, y), pixels of the picture, in the order of hand.JOINTS
     scores: Float[np.ndarray, '21']  # height of each keypoint's peak, in [0, 1]
     handedness: str  # 'right' or 'left'
-    presence: float | None = None  # probability that there is a hand; None of a network that does not say
+    presence: float | None = None  # probability that there is a hand; None of a network without that head
 
     @property
     def score(self) -> float:
@@ -91,7 +91,7 @@ class HandPoseEstimator:
         Args:
           run: of trained_model.load; None: the shipped model.
           decoder: one of the run's config.eval.decoders; '' is its default.
-          hand: 'right' or 'left'; 'auto': the one that the network says, or of one that does not say, the one of both
+          hand: 'right' or 'left'; 'auto': the one that the network predicts, or without that head, the one of both
             with the higher score.
           refine: how often to crop again around what was found. 0: the first crop's answer, whatever it is.
           min_score: a hand with a lower score is lost, or was none. Of networks with a head for presence it is a
@@ -148,8 +148,8 @@ class HandPoseEstimator:
         if not images:
             return []
         found = self._of_sides(lambda left: self._find(images, boxes, left))
-        best = [max(hands, key=lambda one: one.score) for hands in zip(*found, strict=True)]
-        return [one.scaled(scale) for one, scale in zip(best, scales, strict=True)]
+        best = [max(hands, key=lambda hand: hand.score) for hands in zip(*found, strict=True)]
+        return [hand.scaled(scale) for hand, scale in zip(best, scales, strict=True)]
 
     def detect(self, images: Sequence[Given], max_hands: int = 2) -> list[list[HandPose]]:
         """The hands that reach min_score in each of several pictures, the surest first.
@@ -161,8 +161,8 @@ class HandPoseEstimator:
         found = self._of_sides(lambda left: [self._search(image, left) for image in images])
         answers = []
         for *hands, scale in zip(*found, scales, strict=True):
-            sure = [one for one in sum(hands, []) if one.score >= self.min_score]
-            answers.append([one.scaled(scale) for one in apart(sure)[:max_hands]])
+            sure = [hand for hand in sum(hands, []) if hand.score >= self.min_score]
+            answers.append([hand.scaled(scale) for hand in apart(sure)[:max_hands]])
         return answers
 
     def follow(self, image: Given, last: HandPose | Sequence[HandPose]) -> HandPose | list[HandPose]:
@@ -172,7 +172,7 @@ class HandPoseEstimator:
           UserError: it is no picture.
         """
         (image,), (scale,) = _pictures([image])
-        hands = [one.scaled(1 / scale) for one in ([last] if isinstance(last, HandPose) else last)]
+        hands = [hand.scaled(1 / scale) for hand in ([last] if isinstance(last, HandPose) else last)]
         images = [image] * len(hands)
         left = [one.handedness == 'left' for one in hands]
         squares = self._around(hands, images)
@@ -198,7 +198,7 @@ class HandPoseEstimator:
         needed = SURE if self.min_score and 'presence' in self.heads else self.min_score
         for i, box in enumerate(boxes):
             if self.refine and box is None and hands[i].score < needed:
-                hands[i] = max([hands[i], *self._search(images[i], left)], key=lambda one: one.score)
+                hands[i] = max([hands[i], *self._search(images[i], left)], key=lambda hand: hand.score)
         return hands
 
     def _refined(self, images: list, squares: list, left: list[bool], refine: int | None = None) -> list[HandPose]:
@@ -212,15 +212,15 @@ class HandPoseEstimator:
 
     def _around(self, hands: Sequence[HandPose], images: Sequence[np.ndarray]) -> list[np.ndarray]:
         return [
-            square_around(one.box, self.relative_hand_size, image) for one, image in zip(hands, images, strict=True)
+            square_around(hand.box, self.relative_hand_size, image) for hand, image in zip(hands, images, strict=True)
         ]
 
     def _search(self, image: UInt8[np.ndarray, 'h w 3'], left: bool) -> list[HandPose]:
         """The hands in the best windows all over a picture, the surest first, each once."""
         name = 'presence' if 'presence' in self.heads else 'scores'
         # The peaks of a network that was never asked for presence are high in small windows of anything.
-        parts = WINDOWS if name == 'presence' else WINDOWS[1:3]
-        crops, squares = windows(image, self.run.config.data.image_size, parts)
+        fractions = WINDOWS if name == 'presence' else WINDOWS[1:3]
+        crops, squares = windows(image, self.run.config.data.image_size, fractions)
         crops = crops[:, :, ::-1] if left else crops
         sure = self._run(self._glance, crops)[name].reshape(len(crops), -1).mean(1)
         best = distinct(squares, sure)[:CANDIDATES]
@@ -249,7 +249,7 @@ class HandPoseEstimator:
         that head."""
         size = self.run.config.data.image_size
         with ThreadPoolExecutor() as pool:
-            crops = np.array(list(pool.map(lambda *one: geometry.crop(*one, size), images, squares)))
+            crops = np.array(list(pool.map(lambda image, square: geometry.crop(image, square, size), images, squares)))
         mirror = np.array(left)
         crops[mirror] = crops[mirror, :, ::-1]
         answer = self._run(infer, crops)
@@ -258,19 +258,19 @@ class HandPoseEstimator:
         corners = np.array(squares, np.float64)[:, None]
         keypoints = corners[..., :2] + keypoints * (corners[..., 2:] - corners[..., :2])
         presence = answer['presence'].tolist() if 'presence' in answer else [None] * len(crops)
-        sides = [HANDS[one] for one in left]
-        hands = [HandPose(*one) for one in zip(keypoints, answer['scores'], sides, presence, strict=True)]
+        sides = [HANDS[is_left] for is_left in left]
+        hands = [HandPose(*fields) for fields in zip(keypoints, answer['scores'], sides, presence, strict=True)]
         return hands, answer.get('handedness')
 
     def _run(self, infer, crops: UInt8[np.ndarray, 'n s s 3']) -> dict[str, np.ndarray]:
         """Batches are padded to a power of two, BATCH at most: few sizes are compiled."""
-        parts = []
+        answers = []
         for start in range(0, len(crops), BATCH):
-            part = crops[start : start + BATCH]
-            padding = (1 << (len(part) - 1).bit_length()) - len(part)
-            answer = infer(self._state, np.pad(part, [(0, padding)] + [(0, 0)] * 3))
-            parts.append({name: np.array(array)[: len(part)] for name, array in answer.items()})
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+            batch = crops[start : start + BATCH]
+            padding = (1 << (len(batch) - 1).bit_length()) - len(batch)
+            answer = infer(self._state, np.pad(batch, [(0, padding)] + [(0, 0)] * 3))
+            answers.append({name: np.array(array)[: len(batch)] for name, array in answer.items()})
+        return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
 
     @cached_property
     def _state(self) -> nnx.State:
@@ -296,38 +296,38 @@ class HandPoseEstimator:
 
 def _pictures(given: Sequence[Given]) -> tuple[list[UInt8[np.ndarray, 'h w 3']], list[int]]:
     """The pictures' arrays, and how many of their pixels one of the array's is."""
-    pictures = [picture(one) for one in given]
-    for one in pictures:
-        if one.note:
-            logging.log_first_n(logging.WARNING, 'A picture has its %s.', 1, one.note)
-    return [one.image for one in pictures], [one.scale for one in pictures]
+    pictures = [picture(image) for image in given]
+    for opened in pictures:
+        if opened.note:
+            logging.log_first_n(logging.WARNING, 'A picture has its %s.', 1, opened.note)
+    return [opened.image for opened in pictures], [opened.scale for opened in pictures]
 
 
-def square_around(box: Shaped[np.ndarray, '4'], part: float, image: np.ndarray) -> Float[np.ndarray, '4']:
-    """The square about a box's middle, of which the box's longer side takes the given part.
+def square_around(box: Shaped[np.ndarray, '4'], fraction: float, image: np.ndarray) -> Float[np.ndarray, '4']:
+    """The square about a box's middle, of which the box's longer side takes the given fraction.
 
     Its middle stays in the picture and its side below LARGEST pictures, wherever a network that knows nothing leads.
     """
     size = np.array(image.shape[1::-1])
     middle = ((box[:2] + box[2:]) / 2).clip(0, size)
-    side = min(max(*(box[2:] - box[:2]), SMALLEST_SIDE) / part, LARGEST * size.max())
+    side = min(max(*(box[2:] - box[:2]), SMALLEST_SIDE) / fraction, LARGEST * size.max())
     return np.concatenate([middle - side / 2, middle + side / 2])
 
 
 def windows(
-    image: UInt8[np.ndarray, 'h w 3'], size: int, parts: Sequence[float] = WINDOWS
+    image: UInt8[np.ndarray, 'h w 3'], size: int, fractions: Sequence[float] = WINDOWS
 ) -> tuple[UInt8[np.ndarray, 'n {size} {size} 3'], Float[np.ndarray, 'n 4']]:
     """Square windows all over a picture, resized, and where they lie in it; black outside it.
 
     The picture is resized once for each size, so that a window is a part of an array.
 
     Args:
-      parts: sides of the windows, as parts of the picture's longer side.
+      fractions: sides of the windows, as fractions of the picture's longer side.
     """
     height, width = image.shape[:2]
     longer, crops, squares = max(height, width), [], []
-    for part in parts:
-        side = round(size / part)  # of the resized square that the picture lies in, in the middle
+    for fraction in fractions:
+        side = round(size / fraction)  # of the resized square that the picture lies in, in the middle
         pixel = longer / side
         corner = np.array([width - longer, height - longer]) / 2
         resized = geometry.crop(image, (*corner, *(corner + longer)), side)
@@ -343,9 +343,9 @@ def windows(
 def _starts(length: float, side: int, size: int) -> np.ndarray:
     """First pixels of windows that cover an axis of `length` pixels in the middle of `side` ones."""
     first, room = (side - length) / 2, max(0.0, length - size)
-    number = 1 + int(np.ceil(room / (SPACING * size)))
+    num_windows = 1 + int(np.ceil(room / (SPACING * size)))
     low = first if length > size else (side - size) / 2
-    return np.round(np.linspace(low, low + room, number)).astype(int).clip(0, side - size)
+    return np.round(np.linspace(low, low + room, num_windows)).astype(int).clip(0, side - size)
 
 
 def distinct(squares: Float[np.ndarray, 'n 4'], scores: Float[np.ndarray, ' n']) -> list[int]:
@@ -363,14 +363,14 @@ def distinct(squares: Float[np.ndarray, 'n 4'], scores: Float[np.ndarray, ' n'])
 def apart(hands: Sequence[HandPose]) -> list[HandPose]:
     """The hands by falling score, each once: without those that lie on one before."""
     kept = []
-    for one in sorted(hands, key=lambda one: -one.score):
-        if not any(is_same(one, other) for other in kept):
-            kept.append(one)
+    for hand in sorted(hands, key=lambda hand: -hand.score):
+        if not any(is_same(hand, other) for other in kept):
+            kept.append(hand)
     return kept
 
 
 def is_same(a: HandPose, b: HandPose) -> bool:
     """Whether two answers are of one hand: their boxes' middles are closer than half the larger one's longer side."""
-    sides = [max(*(one.box[2:] - one.box[:2]), SMALLEST_SIDE) for one in (a, b)]
-    middles = [(one.box[:2] + one.box[2:]) / 2 for one in (a, b)]
+    sides = [max(*(hand.box[2:] - hand.box[:2]), SMALLEST_SIDE) for hand in (a, b)]
+    middles = [(hand.box[:2] + hand.box[2:]) / 2 for hand in (a, b)]
     return bool(np.linalg.norm(middles[0] - middles[1]) < 0.5 * max(sides))

@@ -38,12 +38,12 @@ class Picture(NamedTuple):
 class Several(UserError):
     """A file of several images, where one is wanted. `animated`: a film; otherwise pictures."""
 
-    def __init__(self, name: str, number: int, animated: bool):
+    def __init__(self, name: str, num_images: int, animated: bool):
         super().__init__(
-            f'{name}: holds {number} images but one is wanted; read(file, first_frame=True) of '
+            f'{name}: holds {num_images} images but one is wanted; read(file, first_frame=True) of '
             'hpe_jax.inference.images takes the first, hpe_jax.predict takes all'
         )
-        self.number, self.animated = number, animated
+        self.num_images, self.animated = num_images, animated
 
 
 class NoPicture(UserError):
@@ -185,8 +185,8 @@ def _is_photo(image: Image.Image, content: bytes, index: int) -> bool:
 def frames(image: Image.Image) -> Iterator[tuple[int, Picture, float]]:
     """The index among `pages`, the picture, and how long it is shown, in seconds, of all images of an opened file."""
     for index, page in enumerate(pages(image)):
-        one = _page(image, page)
-        yield index, _converted(one), (one.info.get('duration') or 100) / 1000  # Pillow knows it once it is decoded
+        frame = _page(image, page)
+        yield index, _converted(frame), (frame.info.get('duration') or 100) / 1000  # Pillow knows it once it is decoded
 
 
 def _converted(image: Image.Image, reduce: bool = True) -> Picture:

@@ -115,11 +115,13 @@ def _common_tail(a: Sequence[str], b: Sequence[str]) -> int:
     return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
-def ahead(pool: ThreadPoolExecutor, function: Callable, items: Sequence, number: int) -> Iterator[tuple[str, Future]]:
+def ahead(
+    pool: ThreadPoolExecutor, function: Callable, items: Sequence, num_ahead: int
+) -> Iterator[tuple[str, Future]]:
     """(item, function(item) to come) in the items' order, some of them begun before they are asked for."""
     waiting = deque()
     for item in items:
         waiting.append((item, pool.submit(function, item)))
-        if len(waiting) > number:
+        if len(waiting) > num_ahead:
             yield waiting.popleft()
     yield from waiting

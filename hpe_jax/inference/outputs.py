@@ -8,7 +8,7 @@ An entry is a dict:
     width, height     of the picture as it is shown (upright, by its EXIF orientation), pixels
     keypoints         [[x, y] * 21] in pixels of that picture, in the order of hand.JOINTS; pixel centres lie at + 0.5
     scores            height of each keypoint's peak, in [0, 1]
-    presence          probability that there is a hand; None of a network that does not say
+    presence          probability that there is a hand; None of a network without that head
     score             presence, or the mean of the scores
     box               x0, y0, x1, y1: tightly around the keypoints
     handedness        'right' or 'left'
@@ -37,7 +37,7 @@ def write(folder: str | Path, form: str, entries: Sequence[Mapping], errors: Seq
     Args:
       form: 'json' writes predictions.json; 'csv' predictions.csv, with a row an entry or error; 'coco' coco.json.
       errors: {'file', 'error'} of each input that could not be read.
-      about: what else to say, which CSV has no place for.
+      about: what else to write, which CSV has no place for.
 
     Raises:
       UserError: it cannot be written.
@@ -142,8 +142,8 @@ def _box_entries(content) -> list:
     if 'predictions' in content:
         return content['predictions']
     if 'annotations' in content:
-        names = {one['id']: {'file': one['file_name'], 'frame': one.get('frame')} for one in content['images']}
-        boxes = [(names[one['image_id']], *one['bbox']) for one in content['annotations']]
+        names = {image['id']: {'file': image['file_name'], 'frame': image.get('frame')} for image in content['images']}
+        boxes = [(names[label['image_id']], *label['bbox']) for label in content['annotations']]
         return [name | {'box': [x, y, x + width, y + height]} for name, x, y, width, height in boxes]
     several = {
         file: [None] if boxes in (None, []) else boxes if isinstance(boxes[0], list) else [boxes]
@@ -188,7 +188,7 @@ class Journal:
             if record.get('file') in self.finished:
                 self.entries[record['file']].append(record)
         kept = [entry for entries in self.entries.values() for entry in entries]
-        return [json.dumps(record) for record in (*kept, *(_finished(*one) for one in self.finished.items()))]
+        return [json.dumps(record) for record in (*kept, *(_finished(*entry) for entry in self.finished.items()))]
 
     def add(self, entry: Mapping) -> None:
         self.entries[entry['file']].append(entry)

@@ -45,15 +45,15 @@ class OneEuro:
         then, smooth, velocity = self._last
         step = time - then
         if step > 0:
-            velocity = velocity + part(step, self.d_cutoff) * ((keypoints - smooth) / step - velocity)
+            velocity = velocity + smoothing_factor(step, self.d_cutoff) * ((keypoints - smooth) / step - velocity)
             speed = np.linalg.norm(velocity, axis=-1, keepdims=True) / side
-            smooth = smooth + part(step, self.min_cutoff + self.beta * speed) * (keypoints - smooth)
+            smooth = smooth + smoothing_factor(step, self.min_cutoff + self.beta * speed) * (keypoints - smooth)
             self._last = time, smooth, velocity
         return smooth
 
 
-def part(step, cutoff):
-    """How much of the new value a first-order low-pass takes. step: seconds; cutoff: Hz."""
+def smoothing_factor(step, cutoff):
+    """Weight of the new value in a first-order low-pass filter. step: seconds; cutoff: Hz."""
     return 1 / (1 + 1 / (2 * np.pi * cutoff * step))
 
 
@@ -134,21 +134,21 @@ class HandsTracker:
         """
         before = self._hands
         hands = self.estimator.follow(image, before) if before else []
-        kept = apart([one for one in hands if one.score >= self.estimator.min_score])
+        kept = apart([hand for hand in hands if hand.score >= self.estimator.min_score])
         tracks = [
-            (one, filter_) for one, filter_ in zip(hands, self._filters, strict=True) if any(one is k for k in kept)
+            (hand, filter_) for hand, filter_ in zip(hands, self._filters, strict=True) if any(hand is k for k in kept)
         ]
         self._since += 1
         if not tracks or (len(tracks) < self.max_hands and self._since >= SEARCH_EVERY):
             self._since = 0
             new = self.estimator.detect([image], self.max_hands)[0]
-            tracks += [(one, OneEuro()) for one in new if not any(is_same(one, other) for other, _ in tracks)]
+            tracks += [(hand, OneEuro()) for hand in new if not any(is_same(hand, other) for other, _ in tracks)]
         tracks = tracks[: self.max_hands]
-        self._hands, self._filters = [one for one, _ in tracks], [filter_ for _, filter_ in tracks]
+        self._hands, self._filters = [hand for hand, _ in tracks], [filter_ for _, filter_ in tracks]
         if not self.smooth:
             return self._hands
-        sides = [max(*(one.box[2:] - one.box[:2]), SMALLEST_SIDE) for one, _ in tracks]
+        sides = [max(*(hand.box[2:] - hand.box[:2]), SMALLEST_SIDE) for hand, _ in tracks]
         return [
-            one._replace(keypoints=smoothed(one.keypoints, time, side))
-            for (one, smoothed), side in zip(tracks, sides, strict=True)
+            hand._replace(keypoints=smoothed(hand.keypoints, time, side))
+            for (hand, smoothed), side in zip(tracks, sides, strict=True)
         ]

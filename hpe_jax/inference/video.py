@@ -36,7 +36,7 @@ CONTAINERS = (
 # default preset (164 against 68 frames of 640 x 480 a second on 2 cores), at the same size and the same error.
 ENCODERS = {'libx264': {'preset': 'veryfast'}, 'mpeg4': {}}
 AHEAD = 4  # frames that are decoded before they are asked for
-FPS = 30.0  # of files that do not tell, or that tell 1000: the ticks of their clock
+FPS = 30.0  # of files that do not state it, or that state 1000: the ticks of their clock
 TICKS = 60_000  # of the written clock, a second: exact for all usual rates, and few enough for mpeg4
 
 
@@ -54,7 +54,7 @@ class Video(NamedTuple):
     fps: float  # mean frames a second
     width: int  # of every frame, as it is shown
     height: int
-    number: int | None  # of frames, as the file tells, or about, by its length; None: it does not tell
+    num_frames: int | None  # as the file states it, or about, by its length; None: the file states neither
     frames: Iterator[Frame]  # once through
 
 
@@ -79,9 +79,9 @@ def reading(path: str | Path) -> Iterator[Video]:
         frames = _decoded(av, path, container, stream, fps)
         first = next(frames)
         height, width = first.image.shape[:2]
-        number = stream.frames or round((container.duration or 0) / av.time_base * fps) or None
+        num_frames = stream.frames or round((container.duration or 0) / av.time_base * fps) or None
         with ThreadPoolExecutor(1) as thread:
-            yield Video(fps, width, height, number, _ahead(thread, chain([first], frames)))
+            yield Video(fps, width, height, num_frames, _ahead(thread, chain([first], frames)))
 
 
 def is_video(path: str | Path) -> bool:
@@ -152,13 +152,13 @@ def _decoded(av, path: str | Path, container, stream, fps: float) -> Iterator[Fr
     _check_whole(av, path, container, stream, fps, index + 1, end)
 
 
-def _check_whole(av, path: str | Path, container, stream, fps: float, number: int, end: float) -> None:
+def _check_whole(av, path: str | Path, container, stream, fps: float, num_frames: int, end: float) -> None:
     """
     Raises:
       UserError: the frames that came are fewer than the container promises, and end sooner, by over 3 frames and 2 %.
     """
     if container.format.name == 'mpegts' and all(container.size % packet for packet in (188, 192, 204)):
-        raise UserError(f'{path}: cut off in a packet after {number} frames; copy it again, or use what came')
+        raise UserError(f'{path}: cut off in a packet after {num_frames} frames; copy it again, or use what came')
     own = float(stream.duration * stream.time_base) if stream.duration else 0.0
     with contextlib.suppress(ValueError):
         tag = stream.metadata.get('DURATION', '').split(':')  # Matroska: hours:minutes:seconds
@@ -167,12 +167,12 @@ def _check_whole(av, path: str | Path, container, stream, fps: float, number: in
         return
     length = min((x for x in (own, (container.duration or 0) / av.time_base) if x), default=0.0)
     promised = stream.frames or round(length * fps)
-    if end < 0.98 * length - 3 / fps and number < 0.98 * promised - 3:
-        raise UserError(f'{path}: cut off: {number} frames came of the {promised} that it promises; copy it again')
+    if end < 0.98 * length - 3 / fps and num_frames < 0.98 * promised - 3:
+        raise UserError(f'{path}: cut off: {num_frames} frames came of the {promised} that it promises; copy it again')
 
 
 def _upright(image: UInt8[np.ndarray, 'h w 3'], matrix: bytes) -> UInt8[np.ndarray, 'h2 w2 3']:
-    """Turns and mirrors as the display matrix says: nine int32, of which the first four (a, b; u; c, d) bring (x, y) to
+    """Turns and mirrors by the display matrix: nine int32, of which the first four (a, b; u; c, d) bring (x, y) to
     (a x + c y, b x + d y) (ISO/IEC 14496-12, 6.2.2). Quarter turns; others become the nearest."""
     a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
     if abs(b) > abs(a):
@@ -227,7 +227,7 @@ def writing(
                 stream.width, stream.height, stream.pix_fmt = width + width % 2, height + height % 2, 'yuv420p'
                 stream.codec_context.time_base = Fraction(1, TICKS)
                 stream.codec_context.colorspace = 5  # BT.601, as RGB is converted; untold, players guess by the size
-                container.start_encoding()  # an unwritable file is told now, not after the first frame's work
+                container.start_encoding()  # an unwritable file is reported now, not after the first frame's work
                 yield write
                 container.mux(stream.encode())
         except av.FFmpegError as e:

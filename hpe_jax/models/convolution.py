@@ -4,7 +4,7 @@ XLA computes the gradient of a convolution's weights as a convolution whose wind
 accelerators; on a CPU it took 60 % of a training step. Here it is a matrix product over strips that fit the cache.
 
 jaxlib for x86 also contains oneDNN, whose convolutions are up to ten times as quick as XLA's own. XLA's runtime
-reaches them by a custom call that nobody documents: `onednn_works` tries it in a process of its own before it is used.
+reaches them by a custom call that nobody documents: `onednn_works` tries it in a separate process before it is used.
 """
 
 import contextlib
@@ -197,7 +197,7 @@ def choose(name: str) -> str:
 def onednn_works() -> bool:
     """Whether this jaxlib's oneDNN answers as XLA does, on a tiny convolution.
 
-    Tried once in a process of its own, which a jaxlib that knows the call no more may kill; the answer is kept by
+    Tried once in a separate process, which a jaxlib that knows the call no more may kill; the answer is kept by
     jaxlib's version beside the compiled programs.
     """
     version = jax.lib.__version__

@@ -22,8 +22,8 @@ from jaxtyping import Array, Float, Shaped
 from hpe_jax.models.convolution import CONVS, choose
 from hpe_jax.models.layers import Standardise, norm, upsample
 
-# Pairs of joints, as the wrist sees them: which way the second lies from the first tells a palm of a right hand from
-# its back. Mirrored, it is the other way round.
+# Pairs of joints, as the wrist sees them: the direction from the first to the second distinguishes a right hand's palm
+# from its back. Mirrored, it is the other way round.
 TURNS = ((5, 17), (2, 17), (2, 9), (4, 13))
 HIDDEN = 64  # units between the pooled features and the heads
 

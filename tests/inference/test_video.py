@@ -252,7 +252,7 @@ def test_the_number_of_frames_is_told_estimated_or_unknown(tmp_path):
         ('c.webm', 'libvpx', {'live': '1'}, None),
     ):
         with video.reading(encode(tmp_path / name, codec, noise(20), options=options)) as clip:
-            assert clip.number == number
+            assert clip.num_frames == number
             assert clip.fps == pytest.approx(25, rel=0.01)
     with video.writing(tmp_path / 'd.mp4', 1000.0, WIDTH, HEIGHT) as write:
         for image in noise(5):

@@ -6,60 +6,47 @@ import numpy as np
 import pytest
 
 from hpe_jax import geometry
-from hpe_jax.data.synthetic_hands import cloth, rasterise, render
+from hpe_jax.data.synthetic_hands import cloth, generate, rasterise, render
 from hpe_jax.errors import UserError
 
 pytestmark = pytest.mark.slow
 
-SMALL = dataclasses.replace(render.FULL, size=96)
 TIPS = [4, 8, 12, 16, 20]
 
 
-@pytest.fixture(scope='module')
-def keys():
-    return jax.random.split(jax.random.key(3), 24)
+def test_types_and_ranges(renders):
+    assert renders.image.shape == (32, 128, 128, 3) and renders.image.dtype == np.uint8
+    assert renders.mask.dtype == bool and renders.visible.dtype == bool and renders.occluded.dtype == bool
+    assert np.isfinite(renders.xyz).all() and (renders.xyz[..., 2] > 0.1).all()
+    assert len(np.unique(renders.image.reshape(32, -1), axis=0)) == 32
+    assert (renders.image.reshape(32, -1).std(1) > 5).all()
+    assert (renders.mask.mean((1, 2)) > 0.02).all()
 
 
-@pytest.fixture(scope='module')
-def samples(keys):
-    """24 pictures, one by one."""
-    one_by_one = jax.jit(lambda keys: jax.lax.map(lambda key: render.render(key, SMALL), keys))
-    return jax.tree.map(np.asarray, one_by_one(keys))
+def test_K_projects_xyz_onto_uv(renders):
+    np.testing.assert_allclose(geometry.project(renders.xyz, renders.K), renders.uv, rtol=1e-5)
+    np.testing.assert_array_equal(renders.visible, geometry.inside_frame(renders.uv / 128))
+    assert renders.visible.all()  # unless asked for otherwise
 
 
-def test_types_and_ranges(samples):
-    assert samples.image.shape == (24, 96, 96, 3) and samples.image.dtype == np.uint8
-    assert samples.mask.dtype == bool and samples.visible.dtype == bool and samples.occluded.dtype == bool
-    assert np.isfinite(samples.xyz).all() and (samples.xyz[..., 2] > 0.1).all()
-    assert len(np.unique(samples.image.reshape(24, -1), axis=0)) == 24
-    assert (samples.image.reshape(24, -1).std(1) > 5).all()
-    assert (samples.mask.mean((1, 2)) > 0.02).all()
-
-
-def test_K_projects_xyz_onto_uv(samples):
-    np.testing.assert_allclose(geometry.project(samples.xyz, samples.K), samples.uv, rtol=1e-5)
-    np.testing.assert_array_equal(samples.visible, geometry.inside_frame(samples.uv / 96))
-    assert samples.visible.all()  # unless asked for otherwise
-
-
-def test_tips_lie_in_the_mask_unless_occluded(samples):
-    # Within one of the 96 pixels, since a mask's pixel counts from half its area on.
-    mask = np.pad(samples.mask, ((0, 0), (1, 1), (1, 1)))
-    column, row = np.moveaxis(samples.uv[:, TIPS].astype(int), -1, 0)
-    picture = np.arange(24)[:, None]
+def test_tips_lie_in_the_mask_unless_occluded(renders):
+    # Within one of the 128 pixels, since a mask's pixel counts from half its area on.
+    mask = np.pad(renders.mask, ((0, 0), (1, 1), (1, 1)))
+    column, row = np.moveaxis(renders.uv[:, TIPS].astype(int), -1, 0)
+    picture = np.arange(32)[:, None]
     inside = np.any([mask[picture, row + dy, column + dx] for dy in range(3) for dx in range(3)], 0)
-    seen = ~samples.occluded[:, TIPS]
+    seen = ~renders.occluded[:, TIPS]
     assert 0.3 < seen.mean() < 1
     assert inside[seen].all()
 
 
-def test_same_picture_in_any_batch(keys, samples):
-    batch = jax.jit(jax.vmap(lambda key: render.render(key, SMALL)))(keys[3:5])
+def test_same_picture_in_any_batch(renders):
+    batch = generate.renderer(*renders.recipe, side_by_side=2)(np.array([3, 4]))  # the others came one by one
     for k in range(2):
-        difference = np.abs(batch.image[k].astype(int) - samples.image[3 + k])
+        difference = np.abs(batch.image[k].astype(int) - renders.image[3 + k])
         assert difference.max() <= 1
-        np.testing.assert_array_equal(batch.mask[k], samples.mask[3 + k])
-    np.testing.assert_allclose(batch.uv, samples.uv[3:5], atol=1e-3)
+        np.testing.assert_array_equal(batch.mask[k], renders.mask[3 + k])
+    np.testing.assert_allclose(batch.uv, renders.uv[3:5], atol=1e-3)
 
 
 def test_studio_looks_at_palm_or_back():
