@@ -138,9 +138,14 @@ def fitted_run(made_once) -> SimpleNamespace:
 
     workdir; images: 8 x (224, 224, 3) uint8; keypoints: (8, 21, 2), pixels.
     """
-    from tests import drawn_hands
+    from tests import command, drawn_hands
 
-    folder = made_once('fitted', _fit)
+    def fit(folder: Path) -> None:
+        process = command.start(folder / 'printed', _fit, folder)
+        process.join()
+        assert process.exitcode == 0, (folder / 'printed/stderr').read_text()
+
+    folder = made_once('fitted', fit)
     images = [np.asarray(Image.open(folder / f'hands/training/rgb/{i:08d}.jpg')) for i in range(8)]
     xyz = np.array(json.loads((folder / 'hands/training_xyz.json').read_text()))
     keypoints = geometry.project(xyz, np.broadcast_to(drawn_hands.CAMERA, (8, 3, 3)))
@@ -148,6 +153,9 @@ def fitted_run(made_once) -> SimpleNamespace:
 
 
 def _fit(folder: Path) -> None:
+    """Called in a new process, where JAX has not started yet, whatever the level of optimisation is in this one."""
+    os.environ['XLA_FLAGS'] = '--xla_backend_optimization_level=1'  # at 0 the 400 steps take twice as long
+
     from configs import tiny
     from hpe_jax import train
     from tests import drawn_hands
