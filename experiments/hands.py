@@ -30,6 +30,7 @@ from hpe_jax.inference.estimator import HandPoseEstimator
 from hpe_jax.inference.images import read as read_image
 from hpe_jax.trained_model import SHIPPED
 
+LOOKS = ('refine 0', 0, 1), ('refine 1', 1, 1), ('refine 1, 4 rotations', 1, 4)  # name, refine, rotations
 CROP = 0.53  # of a crop that the hand's box takes, for all models alike
 
 
@@ -109,6 +110,11 @@ def draw_sheet(
     visualize.save(visualize.skeletons(blank, *in_crop, np.ones((num_hands, 21), bool)), path)
 
 
+def looks(estimator: HandPoseEstimator) -> list[tuple[str, int, int]]:
+    """Those of LOOKS that suit the network; the estimator's own number of rotations comes last."""
+    return [look for look in LOOKS if look[-1] <= estimator.rotations]
+
+
 def score_photos(estimators: dict[str, HandPoseEstimator], folder: str | Path, sheet: str = '') -> dict:
     """Each model on the crops of the true boxes, left hands mirrored; and the first one without boxes."""
     annotations = json.loads((Path(folder) / 'annotations.json').read_text())
@@ -122,8 +128,9 @@ def score_photos(estimators: dict[str, HandPoseEstimator], folder: str | Path, s
     result = {}
     for name, estimator in estimators.items():
         estimator.relative_hand_size = CROP
-        for refine in (0, 1):
-            estimator.refine, found = refine, [None] * len(images)
+        for look, refine, rotations in looks(estimator):
+            estimator.refine, estimator.rotations = refine, rotations
+            found = [None] * len(images)
             for side in ('right', 'left'):
                 estimator.hand = side
                 which = np.flatnonzero(left == (side == 'left'))
@@ -135,14 +142,14 @@ def score_photos(estimators: dict[str, HandPoseEstimator], folder: str | Path, s
             if sheet and refine and estimator is next(iter(estimators.values())):
                 draw_sheet(np.array(found), true, distance.mean(1), sheet)
             for group, members in groups.items():
-                result.setdefault(f'{name}, refine {refine}', {})[group] = summary(distance[np.array(members)])
+                result.setdefault(f'{name}, {look}', {})[group] = summary(distance[np.array(members)])
     estimator = next(iter(estimators.values()))
-    estimator.hand, estimator.refine = 'auto', 0
-    if 'handedness' in estimator.heads:
-        sides = np.array([hand.handedness == 'left' for hand in estimator.predict(images, boxes)])
-        result['handedness_right'] = float((sides == left)[known].mean())
-    for refine in (0, 1):
-        estimator.refine = refine
+    estimator.hand = 'auto'
+    for look, refine, rotations in looks(estimator):
+        estimator.refine, estimator.rotations = refine, rotations
+        if 'handedness' in estimator.heads:
+            sides = np.array([hand.handedness == 'left' for hand in estimator.predict(images, boxes)])
+            result[f'handedness_right, {look}'] = float((sides == left)[known].mean())
         estimator.detect(images[:2])  # compiles
         began = time.perf_counter()
         hands = [estimator.detect([image])[0] for image in images]
@@ -151,7 +158,7 @@ def score_photos(estimators: dict[str, HandPoseEstimator], folder: str | Path, s
             min((errors(h.keypoints, t).mean() for h in found), default=9.0)
             for found, t in zip(hands, true, strict=True)
         ]
-        result[f'search, refine {refine}'] = {'ms_a_photo': round(1000 * seconds, 1)} | {
+        result[f'search, {look}'] = {'ms_a_photo': round(1000 * seconds, 1)} | {
             group: round(float((np.array(best)[np.array(members)] < 0.2).mean()), 4)
             for group, members in groups.items()
         }
