@@ -126,17 +126,22 @@ def test_every_decoder_in_every_format_and_the_codec_of_the_run(run, expected, t
 
 
 @pytest.mark.parametrize('name', formats.FORMATS)
-def test_the_heads_of_a_network_are_outputs(tmp_path, name):
+def test_the_heads_of_a_network_are_outputs(tmp_path, monkeypatch, name):
     need(name)
     config = hands.get_config()
     config.model.update(widths=(4, 4, 8), blocks=(1,), conv='xla')
     config.data.image_size = SIZE
     run = trained_model.TrainedModel(tmp_path, config, 0, models.make(config), {'history': []})
-    (tmp_path / 'file').write_bytes(export.make(run, name, 'window'))
+    kind = formats.FORMATS[name]
+    (tmp_path / kind.file).write_bytes(export.make(run, name, 'window'))
     infer = jax.jit(trained_model.make_infer(config, run.model, 'window'))
     expected = jax.tree.map(np.asarray, infer(nnx.state(run.model), IMAGES[:3]))
     assert expected.keys() == {'keypoints', 'scores', 'presence', 'handedness'}
-    found = formats.FORMATS[name].load(tmp_path / 'file')(IMAGES[:3])
+    monkeypatch.chdir(tmp_path)
+    scope = {'images': IMAGES[:3]}
+    exec(kind.usage, scope)
+    found = scope['outputs']
+    assert set(found) == expected.keys()
     for output, values in expected.items():
         np.testing.assert_allclose(found[output], values, rtol=0, atol=1e-5, err_msg=output)
     assert np.ptp(found['presence']) > 0 and found['handedness'].shape == (3,)
