@@ -62,11 +62,12 @@ def summary(distance: np.ndarray) -> dict[str, float]:
     return {'hands': len(distance)} | {name: round(float(value), 4) for name, value in figures.items()}
 
 
-def score_renders(run: trained_model.TrainedModel, split: str = 'test') -> dict:
+def score_renders(run: trained_model.TrainedModel, rotations: int = 1, split: str = 'test') -> dict:
     """Keypoints of centred right hands, and both heads on the split as it is and mirrored."""
     builder = prepared.open_dataset(run.config.data)
     photos = resident.load(builder, {split: split}, run.config.data.image_size)[split]
-    infer = jax.jit(trained_model.make_infer(run.config, run.model, run.config.eval.decoder))
+    infer = trained_model.make_infer(run.config, run.model, run.config.eval.decoder)
+    infer = jax.jit(infer if rotations == 1 else trained_model.average_rotations(infer))
     state, parts = nnx.state(run.model), defaultdict(list)
     for start in range(0, len(photos) - 63, 64):
         batch = np.asarray(photos.photos[start : start + 64])
@@ -172,6 +173,8 @@ NAMES = ('nme_box', 'median', 'pck@0.1_box', 'pck@0.2_box')
 def table(result: dict) -> str:
     """The scores of a record in Markdown."""
     rows = {'synthetic test hands': result['renders']}
+    if 'renders, 4 rotations' in result:
+        rows['synthetic test hands, 4 rotations'] = result['renders, 4 rotations']
     for group, images in GROUPS.items():
         for model, scores in result['photos'].items():
             if isinstance(scores, dict) and not model.startswith('search'):
@@ -199,8 +202,10 @@ def main() -> None:
         return
     run = trained_model.load(options.run, {'data.data_dir': options.data_dir})
     result = {'run': run.workdir.resolve().name, 'epoch': run.epoch, 'renders': score_renders(run)}
+    estimators = {'hands': HandPoseEstimator(run)}
+    if estimators['hands'].rotations == 4:
+        result['renders, 4 rotations'] = score_renders(run, 4)
     if options.real:
-        estimators = {'hands': HandPoseEstimator(run)}
         if options.published:
             estimators['published'] = HandPoseEstimator.load(options.published)
         result['photos'] = score_photos(estimators, options.real, options.sheet)

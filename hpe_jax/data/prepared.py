@@ -210,7 +210,9 @@ def mix(splits: Sequence[Split], names: Sequence[str], weights: Sequence[float])
         joined('photos'),
         joined('keypoints'),
         joined('xyz'),
-        np.array([f'{name} {path}' for name, split in zip(names, splits, strict=True) for path in split.names], str),
+        np.array(
+            [f'{name} {example}' for name, split in zip(names, splits, strict=True) for example in split.names], str
+        ),
         joined('occluded'),
         np.concatenate(labelled),
         np.concatenate(left),

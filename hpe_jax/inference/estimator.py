@@ -174,9 +174,9 @@ class HandPoseEstimator:
         (image,), (scale,) = _pictures([image])
         hands = [hand.scaled(1 / scale) for hand in ([last] if isinstance(last, HandPose) else last)]
         images = [image] * len(hands)
-        left = [one.handedness == 'left' for one in hands]
+        left = [hand.handedness == 'left' for hand in hands]
         squares = self._around(hands, images)
-        found = [one.scaled(scale) for one in self._pose(images, squares, left, self._infer, DOUBT)]
+        found = [hand.scaled(scale) for hand in self._pose(images, squares, left, self._infer, DOUBT)]
         return found[0] if isinstance(last, HandPose) else found
 
     def _of_sides(self, find) -> list:
@@ -206,7 +206,7 @@ class HandPoseEstimator:
         infer = self._infer if self.rotations == 1 else self._infer_averaged
         hands = self._pose(images, squares, left, infer)
         for _ in range(self.refine if refine is None else refine):
-            left = [one.handedness == 'left' for one in hands]
+            left = [hand.handedness == 'left' for hand in hands]
             hands = self._pose(images, self._around(hands, images), left, infer)
         return hands
 
