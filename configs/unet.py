@@ -56,10 +56,12 @@ def get_config() -> ConfigDict:
     augment.shift = 0.0  # largest shift along each axis, as a part of the photo's size
     augment.brightness = 0.0  # largest change of the factor on the grey levels: 0.3 is 0.7 to 1.3
     augment.contrast = 0.0  # the same on their distance from the photo's mean
+    augment.gamma = 0.0  # largest relative change of their exponent: 0.25 is 1 / 1.25 to 1.25
     augment.hue = 0.0  # largest change either way, circles: 0.5 is any hue
     augment.tint = 0.0  # largest change of each channel's own factor
     augment.saturation = 0.0  # largest change of the factor on the distance from grey
     augment.grey = 0.0  # probability of a grey photo
+    augment.sharpen = 0.0  # largest amount of an unsharp mask of 1 to 8 pixels
     augment.blur = 0.0  # largest standard deviation, pixels
     augment.noise = 0.0  # largest standard deviation, where 1 is white
     augment.borders = 0.0  # probability that the content ends inside the frame

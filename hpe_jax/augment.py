@@ -6,9 +6,16 @@ The fields of `config.augment`. Each photo draws its own numbers, uniformly unle
     rotation    largest angle either way about the photo's middle, degrees; 180 is any angle
     scale       largest relative change of size: by 1 / (1 + scale) to 1 + scale, log-uniform
     shift       largest shift either way, along x and along y, as a part of the photo's size
+    away        probability that any place of the photo becomes the middle, enlarged by up to AWAY_SCALE
+    cover       probability that one rectangle shows one colour, or another part of the photo
     brightness  largest change of the factor on the grey levels
     contrast    largest change of the factor on their distance from the photo's mean luma
+    gamma       largest relative change of their exponent: to 1 / (1 + gamma) to 1 + gamma, log-uniform
     hue         largest change of the hue either way, in circles; 0.5 is any hue
+    tint        largest change of the factor on each channel
+    saturation  largest change of the factor on the distance from grey
+    grey        probability of a grey photo
+    sharpen     largest amount of an unsharp mask, of a standard deviation of 1 to SHARPEN_SIGMA pixels, log-uniform
     blur        largest standard deviation of a Gaussian, pixels
     noise       largest standard deviation of Gaussian noise, where 1 is white; for each pixel and channel
     borders     probability that the content ends inside the frame, on one to four sides
@@ -54,9 +61,12 @@ RANGES = {
     'erasing': (0, 1),
     'cover': (0, 1),
     'away': (0, 1),
+    'gamma': (0, 4),
+    'sharpen': (0, 10),
 }
 FILLS = ('black', 'replicate', 'reflect', 'random')  # nearest pixel; mirror image; any of the three, per photo
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+SHARPEN_SIGMA = 8.0  # pixels
 AWAY_SCALE = 2.5  # how much a place that `away` chooses is enlarged, at most
 BORDER = 0.25  # the widest border, as a part of the photo's size
 ERASED_AREA, ERASED_ASPECT = (0.02, 1 / 3), (0.3, 1 / 0.3)  # torchvision's; the area as a part of the photo's
@@ -117,6 +127,8 @@ def photometric(image: Image, numbers: dict, key: Key[Array, ''], config: Config
         image = brighten(image, 1 + either_way('brightness'))
     if config.contrast:
         image = stretch_contrast(image, 1 + either_way('contrast'))
+    if config.gamma:
+        image = 255 * (image / 255) ** (1 + config.gamma) ** (2 * numbers['gamma'][0] - 1)
     if config.hue:
         image = shift_hue(image, either_way('hue'))
     if config.tint:
@@ -124,6 +136,9 @@ def photometric(image: Image, numbers: dict, key: Key[Array, ''], config: Config
     if config.saturation or config.grey:
         factor = 1 + either_way('saturation')
         image = saturate(image, jnp.where(numbers['grey'][0] < config.grey, 0, factor))
+    if config.sharpen:
+        amount, sigma = config.sharpen * numbers['sharpen'][0], SHARPEN_SIGMA ** numbers['sharpen'][1]
+        image = sharpen(image, amount, sigma)
     if config.blur:
         image = blur(image, config.blur * numbers['blur'][0])
     if config.noise:
@@ -161,6 +176,11 @@ def saturate(image: Image, factor: Scalar) -> Image:
     """factor * image + (1 - factor) * the luma of each pixel; 0 is grey."""
     luma = sum(weight * image[..., channel] for channel, weight in enumerate(LUMA))[..., None]
     return jnp.clip(luma + factor * (image - luma), 0, 255)
+
+
+def sharpen(image: Image, amount: Scalar, sigma: Scalar) -> Image:
+    """An unsharp mask: `amount` times what a Gaussian of `sigma` pixels takes away is added."""
+    return jnp.clip(image + amount * (image - blur(image, sigma)), 0, 255)
 
 
 def blur(image: Image, sigma: Scalar) -> Image:

@@ -126,6 +126,21 @@ def test_blur_is_scipys_gaussian_and_keeps_the_mean():
     np.testing.assert_allclose(blur(PHOTO, 0.0), PHOTO, rtol=1e-6)
 
 
+def test_an_unsharp_mask_is_the_photo_and_its_difference_from_a_blurred_one():
+    expected = PHOTO + 0.5 * (PHOTO - ndimage.gaussian_filter(PHOTO, (2, 2, 0), mode='reflect', truncate=7))
+    np.testing.assert_allclose(augment.sharpen(PHOTO, 0.5, 2.0), np.clip(expected, 0, 255), atol=0.02)
+    np.testing.assert_allclose(augment.sharpen(np.full_like(PHOTO, 77), 3.0, 2.0), 77, rtol=1e-5)
+
+
+def test_gamma_is_an_exponent_of_either_way_that_keeps_black_and_white():
+    images = np.tile(np.uint8([0, 64, 255]).reshape(1, 1, 3, 1), (200, 3, 1, 3))
+    made = augmented(batch_of(images, np.zeros((200, 1, 2))), gamma=0.5)['image']
+    assert (made[:, :, 0] == 0).all() and (made[:, :, 2] == 255).all()
+    exponents = np.log(made[:, 0, 1, 0] / 255) / np.log(64 / 255)
+    assert 1 / 1.51 < exponents.min() < 1 / 1.45 and 1.45 < exponents.max() < 1.51
+    assert abs(np.log(exponents).mean()) < 0.05
+
+
 def test_noise_has_its_standard_deviation_and_is_each_pixels_own():
     noise = np.asarray(augment.add_noise(np.full((60, 60, 3), 128, np.float32), 20.0, jax.random.key(0))) - 128
     assert noise.std() == pytest.approx(20, rel=0.03) and abs(noise.mean()) < 0.7
