@@ -10,6 +10,7 @@ only, true ones beside predicted ones, from the best photo to the worst: photos 
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import shutil
@@ -116,52 +117,78 @@ def looks(estimator: HandPoseEstimator) -> list[tuple[str, int, int]]:
     return [look for look in LOOKS if look[-1] <= estimator.rotations]
 
 
-def score_photos(estimators: dict[str, HandPoseEstimator], folder: str | Path, sheet: str = '') -> dict:
-    """Each model on the crops of the true boxes, left hands mirrored; and the first one without boxes."""
-    annotations = json.loads((Path(folder) / 'annotations.json').read_text())
-    images = [read_image(os.path.join(folder, one['file'])) for one in annotations]
-    true = np.array([one['keypoints'] for one in annotations], float)[..., :2]
-    boxes = [[*points.min(0), *points.max(0)] for points in true]
-    groups = {'freihand_like': [one['labels'] == 'pseudo' for one in annotations]}
-    groups['other_sets'] = np.logical_not(groups['freihand_like'])
-    left = np.array([one['handedness'] == 'left' for one in annotations])
-    known = np.array([one['handedness'] in ('left', 'right') for one in annotations])
-    result = {}
-    for name, estimator in estimators.items():
+@dataclasses.dataclass(frozen=True)
+class Photos:
+    """Labelled photos of one hand each, n of them."""
+
+    images: list[np.ndarray]  # (H, W, 3) uint8
+    keypoints: np.ndarray  # (n, 21, 2) pixels
+    side: np.ndarray  # (n,) 'left', 'right' or ''
+    groups: dict[str, np.ndarray]  # of GROUPS: (n,) whether it is one of them
+
+    @classmethod
+    def read(cls, folder: str | Path) -> 'Photos':
+        """Those of `annotations.json`, see above."""
+        annotations = json.loads((Path(folder) / 'annotations.json').read_text())
+        pseudo = np.array([one['labels'] == 'pseudo' for one in annotations])
+        return cls(
+            [read_image(os.path.join(folder, one['file'])) for one in annotations],
+            np.array([one['keypoints'] for one in annotations], float)[..., :2],
+            np.array([one['handedness'] or '' for one in annotations]),
+            {'freihand_like': pseudo, 'other_sets': ~pseudo},
+        )
+
+    @property
+    def boxes(self) -> list[list[float]]:
+        return [[*points.min(0), *points.max(0)] for points in self.keypoints]
+
+    def predict(self, estimator: HandPoseEstimator) -> np.ndarray:
+        """(n, 21, 2) keypoints on the crops of the true boxes, left hands mirrored."""
         estimator.relative_hand_size = CROP
+        found = np.zeros_like(self.keypoints)
+        for side in ('right', 'left'):
+            estimator.hand = side
+            which = np.flatnonzero((self.side == 'left') == (side == 'left'))
+            hands = estimator.predict([self.images[i] for i in which], [self.boxes[i] for i in which])
+            for i, hand in zip(which, hands, strict=True):
+                found[i] = hand.keypoints
+        return found
+
+    def scores(self, predicted: np.ndarray) -> dict[str, dict]:
+        """{group: summary of its errors}."""
+        distance = errors(predicted, self.keypoints)
+        return {group: summary(distance[members]) for group, members in self.groups.items()}
+
+
+def score_photos(estimators: dict[str, HandPoseEstimator], photos: Photos, sheet: str = '') -> dict:
+    """Each model on the crops of the true boxes, left hands mirrored; and the first one without boxes."""
+    result, true = {}, photos.keypoints
+    first = next(iter(estimators.values()))
+    for name, estimator in estimators.items():
         for look, refine, rotations in looks(estimator):
             estimator.refine, estimator.rotations = refine, rotations
-            found = [None] * len(images)
-            for side in ('right', 'left'):
-                estimator.hand = side
-                which = np.flatnonzero(left == (side == 'left'))
-                for i, hand in zip(
-                    which, estimator.predict([images[i] for i in which], [boxes[i] for i in which]), strict=True
-                ):
-                    found[i] = hand.keypoints
-            distance = errors(np.array(found), true)
-            if sheet and refine and estimator is next(iter(estimators.values())):
-                draw_sheet(np.array(found), true, distance.mean(1), sheet)
-            for group, members in groups.items():
-                result.setdefault(f'{name}, {look}', {})[group] = summary(distance[np.array(members)])
-    estimator = next(iter(estimators.values()))
-    estimator.hand = 'auto'
-    for look, refine, rotations in looks(estimator):
-        estimator.refine, estimator.rotations = refine, rotations
-        if 'handedness' in estimator.heads:
-            sides = np.array([hand.handedness == 'left' for hand in estimator.predict(images, boxes)])
-            result[f'handedness_right, {look}'] = float((sides == left)[known].mean())
-        estimator.detect(images[:2])  # compiles
+            found = photos.predict(estimator)
+            if sheet and refine and estimator is first:
+                draw_sheet(found, true, errors(found, true).mean(1), sheet)
+            result[f'{name}, {look}'] = photos.scores(found)
+    first.hand = 'auto'
+    for look, refine, rotations in looks(first):
+        first.refine, first.rotations = refine, rotations
+        if 'handedness' in first.heads:
+            sides = np.array([hand.handedness for hand in first.predict(photos.images, photos.boxes)])
+            result[f'handedness_right, {look}'] = float((sides == photos.side)[photos.side != ''].mean())
+        first.detect(photos.images[:2])  # compiles
         began = time.perf_counter()
-        hands = [estimator.detect([image])[0] for image in images]
-        seconds = (time.perf_counter() - began) / len(images)
-        best = [
-            min((errors(h.keypoints, t).mean() for h in found), default=9.0)
-            for found, t in zip(hands, true, strict=True)
-        ]
+        hands = [first.detect([image])[0] for image in photos.images]
+        seconds = (time.perf_counter() - began) / len(hands)
+        best = np.array(
+            [
+                min((errors(h.keypoints, t).mean() for h in found), default=9.0)
+                for found, t in zip(hands, true, strict=True)
+            ]
+        )
         result[f'search, {look}'] = {'ms_a_photo': round(1000 * seconds, 1)} | {
-            group: round(float((np.array(best)[np.array(members)] < 0.2).mean()), 4)
-            for group, members in groups.items()
+            group: round(float((best[members] < 0.2).mean()), 4) for group, members in photos.groups.items()
         }
     return result
 
@@ -208,7 +235,7 @@ def main() -> None:
     if options.real:
         if options.published:
             estimators['published'] = HandPoseEstimator.load(options.published)
-        result['photos'] = score_photos(estimators, options.real, options.sheet)
+        result['photos'] = score_photos(estimators, Photos.read(options.real), options.sheet)
     result |= logbook.environment()
     print(json.dumps(result, indent=2))
     if options.real:

@@ -60,6 +60,7 @@ RANGES = {
 }
 # Fields that older run directories do not have, and what they stand for there.
 ADDED = {'data.relative_hand_size': 0.47, 'data.joints': 'freihand', 'data.handedness': 'right'}
+ADDED |= {'augment.gamma': 0.0, 'augment.sharpen': 0.0}
 FORMAT_VERSION = 1  # of a run directory: what config.json and the checkpoints hold
 
 

@@ -238,7 +238,8 @@ def test_fields_that_an_older_run_directory_lacks_have_their_meaning_there(tmp_p
     config = tiny.get_config()
     nested = config.to_dict()
     for field in configuration.ADDED:
-        del nested['data'][field.partition('.')[2]]
+        section, name = field.split('.')
+        del nested[section][name]
     (tmp_path / 'config.json').write_text(json.dumps({'format_version': 1, **nested}))
     assert configuration.load(tmp_path, {'data.joints': 'rhd'}).data.joints == 'rhd'
     configuration.check_same(config, tmp_path)

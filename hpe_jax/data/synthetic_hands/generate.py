@@ -27,7 +27,13 @@ from hpe_jax.data.synthetic_hands import render
 from hpe_jax.errors import UserError
 
 LABELS = ('occluded', 'K', 'xyz')  # the last one tells that all are there
-PRESETS = {'studio': render.STUDIO, 'full': render.FULL, 'presence': render.PRESENCE}
+PRESETS = {
+    'studio': render.STUDIO,
+    'full': render.FULL,
+    'presence': render.PRESENCE,
+    'borderless': render.BORDERLESS,
+    'uncluttered': render.UNCLUTTERED,
+}
 CHUNK = 16  # pictures that one thread renders in one call
 QUALITY = 92  # of the JPEGs
 

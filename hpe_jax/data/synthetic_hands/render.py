@@ -51,6 +51,8 @@ class Config:
 
 FULL = Config()
 PRESENCE = Config(away=0.15)  # for a network that is to say whether there is a hand
+BORDERLESS = Config(away=0.15, borders=0.0)
+UNCLUTTERED = Config(away=0.15, backgrounds=background.PLAIN, occluders=0.0)
 STUDIO = Config(backgrounds=('wall', 'green_screen', 'clouds'), max_tilt=60.0, held=False, occluders=0.0, borders=0.0)
 
 
