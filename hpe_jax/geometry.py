@@ -165,7 +165,7 @@ def sample(
         source = jnp.where(reflect, extent - jnp.abs(extent - source % (2 * extent)), source)
     left, right, x_weight, x_inside = _neighbours(source[..., 0], width)
     above, below, y_weight, y_inside = _neighbours(source[..., 1], height)
-    inside = jnp.where(replicate, 1, x_inside * y_inside)
+    inside = jnp.where(replicate | reflect, 1, x_inside * y_inside)
     look_up = _look_up(jnp.asarray(image).reshape(-1, channels))
     corners = [look_up(row * width + column) for row in (above, below) for column in (left, right)]
     moved = []

@@ -78,6 +78,15 @@ def test_a_right_angle_is_exact(degrees):
     np.testing.assert_allclose(geometry.warp(image, matrix, (7, 7)), np.rot90(image, degrees // 90), atol=2e-3)
 
 
+def test_a_reflected_picture_goes_on_without_a_seam():
+    image = np.random.default_rng(4).integers(0, 256, (5, 7, 3), np.uint8)
+    shifted = geometry.warp(image, np.float32([[1, 0, 5], [0, 1, 3]]), (11, 17), reflect=True)
+    expected = np.pad(image, [(3, 3), (5, 5), (0, 0)], mode='symmetric')
+    np.testing.assert_allclose(shifted, expected, atol=1e-3)
+    half = geometry.warp(np.full_like(image, 90), np.float32([[1, 0, 5.5], [0, 1, 2.5]]), (11, 17), reflect=True)
+    np.testing.assert_allclose(half, 90, atol=1e-3)
+
+
 def test_outside_the_picture_lies_black_or_its_nearest_pixel():
     image = np.float32([[10, 20], [30, 40]])[..., None]
     matrix = np.float32([[1, 0, 1.5], [0, 1, 1]])  # right by one and a half pixels, down by one
