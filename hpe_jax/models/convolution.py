@@ -10,11 +10,11 @@ reaches them by a custom call that nobody documents: `onednn_works` tries it in 
 import contextlib
 import functools
 import json
+import math
 import os
 import platform
 import subprocess
 import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -188,9 +188,17 @@ def choose(name: str) -> str:
         name = 'xla'
     elif name == 'auto':
         name = 'onednn' if onednn_works() else 'im2col_grad'
-    if name.startswith('onednn'):  # jaxlib cannot write programs with its call to the compilation cache
-        warnings.filterwarnings('ignore', 'Error writing persistent compilation cache entry')
+    if name.startswith('onednn'):
+        keep_no_programs()
     return name
+
+
+def keep_no_programs() -> None:
+    """From now on nothing is written to the compilation cache, which is still read.
+
+    A jaxlib that writes a program with oneDNN's call fails: 0.10 with an exception, 0.12 by a crash of the process.
+    """
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', math.inf)
 
 
 @functools.cache
@@ -228,6 +236,7 @@ import jax
 jax.config.update('jax_platforms', 'cpu')
 import jax.numpy as jnp
 from hpe_jax.models import convolution
+convolution.keep_no_programs()
 x, kernel = jnp.arange(2 * 6 * 6 * 2.0).reshape(2, 6, 6, 2) % 5, jnp.arange(3 * 3 * 2 * 4.0).reshape(3, 3, 2, 4) % 7
 for stride in (1, 2):
     value, pull = jax.vjp(lambda x, k: convolution.conv(x, k, stride, 'onednn'), x, kernel)

@@ -8,6 +8,16 @@ import pytest
 
 from hpe_jax.models import convolution
 
+
+@pytest.fixture(autouse=True)
+def nothing_kept():
+    """No program is written to the compilation cache here, and elsewhere as before."""
+    before = jax.config.jax_persistent_cache_min_compile_time_secs
+    convolution.keep_no_programs()
+    yield
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', before)
+
+
 LAYOUT = ('NHWC', 'HWIO', 'NHWC')
 
 
@@ -59,7 +69,9 @@ def test_auto_is_the_one_for_the_backend(monkeypatch):
     assert convolution.choose('auto') == 'im2col_grad'
     assert convolution.choose('xla') == 'xla'
     monkeypatch.setattr(convolution, 'onednn_works', lambda: True)
-    assert convolution.choose('auto') == 'onednn'
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 1.0)
+    assert convolution.choose('xla') == 'xla' and jax.config.jax_persistent_cache_min_compile_time_secs == 1
+    assert convolution.choose('auto') == 'onednn' and jax.config.jax_persistent_cache_min_compile_time_secs == np.inf
     monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
     assert convolution.choose('auto') == 'xla'
 
