@@ -18,6 +18,6 @@ def get_config() -> ConfigDict:
     config.heatmap.sigma = 1.5
     config.model.widths = (8, 16, 32, 64)
     config.train.update(batch_size=16, epochs=60, steps_per_epoch=50, validation_batches=10)
-    config.train.early_stopping.patience = 1000  # every arm gets the same number of steps
+    config.train.early_stopping.patience = 1000  # every variant gets the same number of steps
     config.eval.decoders.window.radius = 4.5
     return config

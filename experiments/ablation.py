@@ -3,10 +3,10 @@
     python -m experiments.ablation --config=configs/quickstart.py --output=runs/codecs --seeds=0,1,2 \
         --vary=loss.name=iou,mse --vary=heatmap.codec=subpixel,reference [--set=train.epochs=10] [--dry_run]
 
-Each `--vary` is a field of the config and its values; an arm is one choice of a value for each of them. `--set`
-overrides a field in all arms. A run is `python -m hpe_jax.main` in a separate folder, OUTPUT/ARM/seed_SEED, with what
-it printed in log.txt: give the same command again, and finished runs are kept, killed ones continued and failed ones
-tried again. `--jobs=8` trains eight at a time, each on a separate GPU or TPU chip (tried on CPUs only).
+Each `--vary` is a field of the config and its values; a variant is one choice of a value for each of them. `--set`
+overrides a field in all variants. A run is `python -m hpe_jax.main` in a folder of its own, OUTPUT/VARIANT/seed_SEED,
+with what it printed in log.txt: give the same command again, and finished runs are kept, killed ones continued and
+failed ones tried again. `--jobs=8` trains eight at a time, each on a separate GPU or TPU chip (tried on CPUs only).
 
 OUTPUT then holds results.json, table.md, and loss.png, pck.png, error_pct.png.
 """
@@ -44,9 +44,9 @@ Overrides = Mapping[str, str]  # a field's dotted name -> its value, as on the c
 
 @dataclass(frozen=True)
 class Run:
-    """One training: an arm and a seed, and where it lies."""
+    """One training: a variant and a seed, and where it lies."""
 
-    arm: str
+    variant: str
     seed: int
     config_file: str
     overrides: Overrides
@@ -73,13 +73,13 @@ class Run:
             nearest = configuration.nearest_field(base, unknown)
             raise UserError(f'no field config.{unknown}; the nearest is config.{nearest}') from e
         except (flags.Error, TypeError, ValueError) as e:
-            raise UserError(f'{self.arm}: {str(e).splitlines()[0]}') from e
+            raise UserError(f'{self.variant}: {str(e).splitlines()[0]}') from e
         configuration.check(config.value)
         return config.value
 
 
 def grid(vary: Sequence[str]) -> dict[str, Overrides]:
-    """['loss.name=iou,mse', ...] to {arm: overrides}, all combinations; a tuple's commas, in brackets, do not split."""
+    """['loss.name=iou,mse', ...] to {variant: overrides}, all combinations; commas in brackets do not split."""
     choices = []
     for choice in vary:
         field, equals, values = choice.partition('=')
@@ -90,20 +90,20 @@ def grid(vary: Sequence[str]) -> dict[str, Overrides]:
     return {' '.join(f'{k}={v}' for k, v in choice.items()) or 'baseline': choice for choice in combinations}
 
 
-def plan(config_file: str, arms: Mapping[str, Overrides], seeds: Sequence[int], output: Path) -> list[Run]:
-    """All runs, seed by seed, so that a first picture of every arm comes early."""
-    folders = {arm: output / folder_name(arm) for arm in arms}
+def plan(config_file: str, variants: Mapping[str, Overrides], seeds: Sequence[int], output: Path) -> list[Run]:
+    """All runs, seed by seed, so that a first picture of every variant comes early."""
+    folders = {variant: output / folder_name(variant) for variant in variants}
     return [
-        Run(arm, seed, config_file, overrides, folders[arm] / f'seed_{seed}')
+        Run(variant, seed, config_file, overrides, folders[variant] / f'seed_{seed}')
         for seed in seeds
-        for arm, overrides in arms.items()
+        for variant, overrides in variants.items()
     ]
 
 
-def folder_name(arm: str) -> str:
+def folder_name(variant: str) -> str:
     """Letters that no shell minds; a checksum keeps 'train[:10]' and 'train[:10%]' apart."""
-    plain = re.sub(r'[^\w.=-]+', '_', arm)
-    return plain if plain == arm else f'{plain}-{zlib.crc32(arm.encode()):08x}'
+    plain = re.sub(r'[^\w.=-]+', '_', variant)
+    return plain if plain == variant else f'{plain}-{zlib.crc32(variant.encode()):08x}'
 
 
 def plain(config: ConfigDict) -> dict:
@@ -166,7 +166,7 @@ def train(run: Run, job: int | None) -> dict:
 
 def _told(run: Run, result: dict, words: str, began: float) -> dict:
     seconds = time.perf_counter() - began
-    line = f'{result["status"]:6s}  {run.arm}, seed {run.seed}: {words} ({seconds:.0f} s)\n'
+    line = f'{result["status"]:6s}  {run.variant}, seed {run.seed}: {words} ({seconds:.0f} s)\n'
     print(line, end='', flush=True)  # in one piece, since other threads print too
     return result
 
@@ -213,43 +213,44 @@ def train_all(runs: Sequence[Run], jobs: int) -> list[dict]:
 
 
 def summarise(runs: Sequence[Run], results: Sequence[dict]) -> dict:
-    """{arm: {'overrides', 'seeds': {seed: result}, 'mean', 'std'}}; mean and std by decoder and metric.
+    """{variant: {'overrides', 'seeds': {seed: result}, 'mean', 'std'}}; mean and std by decoder and metric.
 
     The standard deviation is that of a sample (n - 1), None for a single run.
     """
-    arms = {}
+    variants = {}
     for run, result in zip(runs, results, strict=True):
-        arm = arms.setdefault(run.arm, {'overrides': dict(run.overrides), 'seeds': {}})
-        arm['seeds'][str(run.seed)] = result
-    for arm in arms.values():
-        done = [seed['decoders'] for seed in arm['seeds'].values() if seed['status'] == 'done']
+        variant = variants.setdefault(run.variant, {'overrides': dict(run.overrides), 'seeds': {}})
+        variant['seeds'][str(run.seed)] = result
+    for variant in variants.values():
+        done = [seed['decoders'] for seed in variant['seeds'].values() if seed['status'] == 'done']
         names = done[0] if done else {}
         values = {name: {key: [scores[name][key] for scores in done] for key in NAMES} for name in names}
-        arm['mean'] = {name: {k: float(np.mean(v)) for k, v in keys.items()} for name, keys in values.items()}
-        arm['std'] = {
+        variant['mean'] = {name: {k: float(np.mean(v)) for k, v in keys.items()} for name, keys in values.items()}
+        variant['std'] = {
             name: {k: float(np.std(v, ddof=1)) if len(v) > 1 else None for k, v in keys.items()}
             for name, keys in values.items()
         }
-    return arms
+    return variants
 
 
-def wall_time(arms: Mapping[str, dict]) -> float:
+def wall_time(variants: Mapping[str, dict]) -> float:
     """Seconds of training and scoring, added up over all runs that ended."""
-    return sum(run.get('wall_time_s', 0) for arm in arms.values() for run in arm['seeds'].values())
+    return sum(run.get('wall_time_s', 0) for variant in variants.values() for run in variant['seeds'].values())
 
 
-def table(arms: Mapping[str, dict]) -> str:
-    """Markdown: mean ± standard deviation over seeds, one row an arm and decoder; then the runs that failed."""
-    rows = [['arm', 'seeds', 'decoder', *NAMES], ['---', '---:', '---'] + ['---:'] * len(NAMES)]
+def table(variants: Mapping[str, dict]) -> str:
+    """Markdown: mean ± standard deviation over seeds, one row a variant and decoder; then the runs that failed."""
+    rows = [['variant', 'seeds', 'decoder', *NAMES], ['---', '---:', '---'] + ['---:'] * len(NAMES)]
     failures = []
-    for name, arm in arms.items():
-        failed = {seed: r['reason'] for seed, r in arm['seeds'].items() if r['status'] == 'failed'}
+    for name, variant in variants.items():
+        failed = {seed: r['reason'] for seed, r in variant['seeds'].items() if r['status'] == 'failed'}
         failures += [f'- failed: {name}, seed {seed}: {reason}' for seed, reason in failed.items()]
-        count = str(len(arm['seeds'])) if not failed else f'{len(arm["seeds"]) - len(failed)} of {len(arm["seeds"])}'
-        for decoder, means in arm['mean'].items():
-            spread = arm['std'][decoder]
+        total = len(variant['seeds'])
+        count = f'{total - len(failed)} of {total}' if failed else str(total)
+        for decoder, means in variant['mean'].items():
+            spread = variant['std'][decoder]
             rows.append([name, count, decoder, *(number(means[key], spread[key]) for key in NAMES)])
-        if not arm['mean']:
+        if not variant['mean']:
             rows.append([name, count, 'failed', *('' for _ in NAMES)])
     text = '\n'.join('| ' + ' | '.join(row) + ' |' for row in rows)
     return text + ('\n\n' + '\n'.join(failures) if failures else '') + '\n'
@@ -260,9 +261,9 @@ def number(mean: float, std: float | None) -> str:
     return f'{mean:.{digits}f}' + ('' if std is None else f' ± {std:.{digits}f}')
 
 
-def draw(arms: Mapping[str, dict], decoder: str, output: Path) -> None:
+def draw(variants: Mapping[str, dict], decoder: str, output: Path) -> None:
     """loss.png, pck.png and error_pct.png, of the runs that ended."""
-    done = {name: [r for r in arm['seeds'].values() if r['status'] == 'done'] for name, arm in arms.items()}
+    done = {name: [r for r in variant['seeds'].values() if r['status'] == 'done'] for name, variant in variants.items()}
     done = {name: results for name, results in done.items() if results}
     if not done:
         return
@@ -275,24 +276,24 @@ def draw(arms: Mapping[str, dict], decoder: str, output: Path) -> None:
 
 
 def compare(
-    config_file: str, arms: Mapping[str, Overrides], seeds: Sequence[int], output: str | Path, jobs: int = 1
+    config_file: str, variants: Mapping[str, Overrides], seeds: Sequence[int], output: str | Path, jobs: int = 1
 ) -> dict:
-    """Trains every arm with every seed, and writes the results, the table and the plots into `output`.
+    """Trains every variant with every seed, and writes the results, the table and the plots into `output`.
 
     Returns:
       the content of results.json.
 
     Raises:
-      UserError: a field or a value of some arm cannot work; nothing was trained then.
+      UserError: a field or a value of some variant cannot work; nothing was trained then.
     """
     output = Path(output)
-    runs = plan(config_file, arms, seeds, output)
+    runs = plan(config_file, variants, seeds, output)
     decoder = [run.config() for run in runs][0].eval.decoder
     files.check_writable(output)
     summary = summarise(runs, train_all(runs, jobs))
     base = Run('', 0, config_file, {}, output).config()
     about = {'config_file': config_file, 'config': plain(base), 'decoder': decoder, **logbook.environment()}
-    results = {**about, 'jobs': jobs, 'wall_time_s': wall_time(summary), 'arms': summary}
+    results = {**about, 'jobs': jobs, 'wall_time_s': wall_time(summary), 'variants': summary}
     files.write_json(output / 'results.json', results)
     files.write_text(output / 'table.md', table(summary))
     draw(summary, decoder, output)
@@ -306,18 +307,18 @@ def main(_) -> None:
         if not equals:
             raise UserError(f'--set={choice}: want FIELD=VALUE')
         fixed[field] = value
-    arms = {arm: {**fixed, **overrides} for arm, overrides in grid(VARY.value).items()}
+    variants = {variant: {**fixed, **overrides} for variant, overrides in grid(VARY.value).items()}
     seeds = [int(seed) for seed in SEEDS.value]
     if DRY_RUN.value:
-        return print_plan(plan(CONFIG.value, arms, seeds, Path(OUTPUT.value)))
-    results = compare(CONFIG.value, arms, seeds, OUTPUT.value, JOBS.value)
-    print(f'\n{table(results["arms"])}\n{OUTPUT.value}: results.json, table.md and the plots')
+        return print_plan(plan(CONFIG.value, variants, seeds, Path(OUTPUT.value)))
+    results = compare(CONFIG.value, variants, seeds, OUTPUT.value, JOBS.value)
+    print(f'\n{table(results["variants"])}\n{OUTPUT.value}: results.json, table.md and the plots')
 
 
 def define_flags() -> tuple[flags.FlagHolder, ...]:
     """--output, --seeds, --jobs and --dry_run, which every experiment of this kind has."""
     output = flags.DEFINE_string('output', None, 'Folder for runs and results.', required=True)
-    seeds = flags.DEFINE_list('seeds', ['0', '1', '2'], 'Seeds of each arm.')
+    seeds = flags.DEFINE_list('seeds', ['0', '1', '2'], 'Seeds of each variant.')
     flags.register_validator('seeds', lambda seeds: all(map(str.isdecimal, seeds)), 'want whole numbers: 0,1,2')
     jobs = flags.DEFINE_integer('jobs', 1, 'Runs at a time, each on a separate device.', lower_bound=1)
     return output, seeds, jobs, flags.DEFINE_bool('dry_run', False, 'Only list the runs.')

@@ -44,7 +44,7 @@ def rates_for(config: ConfigDict) -> Rates:
     return RATES | {('mse', 'sgd'): tuple(f'{float(rate) * scale:g}' for rate in RATES['mse', 'sgd'])}
 
 
-def tuning_arms(rates: Rates) -> dict[str, ablation.Overrides]:
+def tuning_variants(rates: Rates) -> dict[str, ablation.Overrides]:
     return {
         f'{loss}, {optimizer} {rate}': _overrides(loss, optimizer, rate)
         for (loss, optimizer), choices in rates.items()
@@ -52,11 +52,11 @@ def tuning_arms(rates: Rates) -> dict[str, ablation.Overrides]:
     }
 
 
-def arms(rates: Rates, tuning: dict) -> dict[str, ablation.Overrides]:
+def variants(rates: Rates, tuning: dict) -> dict[str, ablation.Overrides]:
     """The reference's optimiser, and each loss with the rate that had the lowest validation error in `tuning`."""
     found = {f'{loss}, reference': {'loss.name': loss, **REFERENCE} for loss in ('iou', 'mse')}
     for (loss, optimizer), choices in rates.items():
-        errors = [_validation_error(tuning['arms'][f'{loss}, {optimizer} {rate}']) for rate in choices]
+        errors = [_validation_error(tuning['variants'][f'{loss}, {optimizer} {rate}']) for rate in choices]
         rate = choices[int(np.argmin(errors))]
         found[f'{loss}, {optimizer} tuned ({rate})'] = _overrides(loss, optimizer, rate)
     return found
@@ -66,9 +66,9 @@ def _overrides(loss: str, optimizer: str, rate: str) -> ablation.Overrides:
     return {'loss.name': loss, 'optimizer.name': optimizer, 'optimizer.learning_rate': rate}
 
 
-def _validation_error(arm: dict) -> float:
+def _validation_error(variant: dict) -> float:
     """At the epoch that the run's report chose; infinite if the run failed."""
-    (run,) = arm['seeds'].values()
+    (run,) = variant['seeds'].values()
     return run['history']['validation_error_pct'][run['best_epoch'] - 1] if run['status'] == 'done' else np.inf
 
 
@@ -99,17 +99,17 @@ def gradient_norms(workdir: Path, number: int = 48) -> dict[str, dict[str, float
 def main(_) -> None:
     output, seeds = Path(OUTPUT.value), [int(seed) for seed in SEEDS.value]
     rates = rates_for(ablation.Run('', 0, CONFIG.value, {}, output).config())
-    tuning = tuning_arms(rates)
+    tuning = tuning_variants(rates)
     if DRY_RUN.value:
         ablation.print_plan(ablation.plan(CONFIG.value, tuning, [TUNING_SEED], output / 'tuning'))
-        print(f'and then {2 + len(rates)} arms, with the rates so found, by seeds {", ".join(map(str, seeds))}')
+        print(f'and then {2 + len(rates)} variants, with the rates so found, by seeds {", ".join(map(str, seeds))}')
         return
     tuned = ablation.compare(CONFIG.value, tuning, [TUNING_SEED], output / 'tuning', JOBS.value)
-    results = ablation.compare(CONFIG.value, arms(rates, tuned), seeds, output, JOBS.value)
+    results = ablation.compare(CONFIG.value, variants(rates, tuned), seeds, output, JOBS.value)
     mse = ablation.plan(CONFIG.value, {'mse, reference': {}}, seeds[:1], output)[0].workdir
     gradients = gradient_norms(mse)
     files.write_json(output / 'gradients.json', gradients)
-    print(f'\n{ablation.table(results["arms"])}\nnorm of the gradient: {gradients}')
+    print(f'\n{ablation.table(results["variants"])}\nnorm of the gradient: {gradients}')
 
 
 if __name__ == '__main__':

@@ -2,7 +2,7 @@
 
     python -m experiments.transfer --output=runs/transfer --real=FOLDER [--seeds=0,1,2] [--jobs=2] [--dry_run]
 
-Each arm is trained with every seed, and scored on the test split of the base config's renders and on the photos of
+Each variant is trained with every seed, and scored on the test split of the base config's renders and on the photos of
 FOLDER (see experiments/hands.py), by one look at the crop of the true box. OUTPUT is resumable, as in ablation.py; it
 then holds transfer.json, too.
 """
@@ -19,7 +19,7 @@ from hpe_jax import files, logbook, trained_model
 from hpe_jax.errors import UserError
 from hpe_jax.inference.estimator import HandPoseEstimator
 
-ARMS = {
+VARIANTS = {
     'the recipe': {},
     'IoU': {'loss.name': 'iou', 'heatmap.activation': 'sigmoid'},
     'MSE': {'loss.name': 'mse', 'heatmap.activation': 'sigmoid'},
@@ -54,41 +54,44 @@ def score(run: ablation.Run, dataset: str, photos: hands.Photos) -> dict[str, di
 
 
 def summarise(scores: dict[str, list[dict]]) -> dict[str, dict[str, list[float]]]:
-    """{arm: {column: the value of each seed}}."""
+    """{variant: {column: the value of each seed}}."""
     return {
-        arm: {column: [one[group][name] for one in runs] for column, (group, name) in COLUMNS.items()}
-        for arm, runs in scores.items()
+        variant: {column: [one[group][name] for one in runs] for column, (group, name) in COLUMNS.items()}
+        for variant, runs in scores.items()
     }
 
 
-def table(arms: dict[str, dict[str, Sequence[float]]]) -> str:
+def table(variants: dict[str, dict[str, Sequence[float]]]) -> str:
     """Markdown: mean ± standard deviation over the seeds."""
     lines = [f'| | {" | ".join(map(str.strip, COLUMNS))} |', '| --- |' + ' ---: |' * len(COLUMNS)]
-    for arm, columns in arms.items():
+    for variant, columns in variants.items():
         spreads = [np.std(values, ddof=1) if len(values) > 1 else None for values in columns.values()]
         numbers = map(ablation.number, map(np.mean, columns.values()), spreads)
-        lines.append(f'| {arm} | {" | ".join(numbers)} |')
+        lines.append(f'| {variant} | {" | ".join(numbers)} |')
     return '\n'.join(lines)
 
 
 def main(_) -> None:
     output, seeds = Path(OUTPUT.value), [int(seed) for seed in SEEDS.value]
-    runs = ablation.plan(CONFIG.value, ARMS, seeds, output)
+    runs = ablation.plan(CONFIG.value, VARIANTS, seeds, output)
     if DRY_RUN.value:
         return ablation.print_plan(runs)
     photos = hands.Photos.read(REAL.value)
-    trained = ablation.compare(CONFIG.value, ARMS, seeds, output, JOBS.value)
+    trained = ablation.compare(CONFIG.value, VARIANTS, seeds, output, JOBS.value)
     failed = [
-        arm for arm, result in trained['arms'].items() for run in result['seeds'].values() if run['status'] == 'failed'
+        variant
+        for variant, result in trained['variants'].items()
+        for run in result['seeds'].values()
+        if run['status'] == 'failed'
     ]
     if failed:
         raise UserError(f'{", ".join(failed)}: a training failed, see log.txt in its folder; give the command again')
     scores = {}
     for run in runs:
-        scores.setdefault(run.arm, []).append(score(run, trained['config']['data']['dataset'], photos))
-    result = {'config': trained['config'], 'seeds': seeds, 'overrides': ARMS, 'arms': summarise(scores)}
+        scores.setdefault(run.variant, []).append(score(run, trained['config']['data']['dataset'], photos))
+    result = {'config': trained['config'], 'seeds': seeds, 'overrides': VARIANTS, 'variants': summarise(scores)}
     files.write_json(output / 'transfer.json', result | logbook.environment())
-    print(f'\n{table(result["arms"])}')
+    print(f'\n{table(result["variants"])}')
 
 
 if __name__ == '__main__':

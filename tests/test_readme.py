@@ -58,7 +58,7 @@ def test_a_row_is_that_of_its_record(row):
 
 def test_the_table_of_the_loss_ablation_is_that_of_its_record():
     kept = record('records/loss_ablation.json')
-    for name, variant in kept['arms'].items():
+    for name, variant in kept['variants'].items():
         assert len(variant['seeds']) >= 3 and all(run['status'] == 'done' for run in variant['seeds'].values())
         mean, std = variant['mean'][kept['decoder']], variant['std'][kept['decoder']]
         cells = [ablation.number(mean[key], std[key]) for key in ('error_pct', 'pck@0.05_image', 'auc_0_30px224')]

@@ -1,4 +1,4 @@
-"""The arms of the ablation of the hands recipe, and its table."""
+"""The variants of the ablation of the hands recipe, and its table."""
 
 import json
 from pathlib import Path
@@ -13,20 +13,20 @@ from hpe_jax import configuration
 
 def test_every_arm_is_the_recipe_but_for_its_own_fields():
     recipe = configuration.fields(transfer.get_config().to_dict())
-    for run in ablation.plan('configs/transfer.py', experiment.ARMS, [3], Path('runs')):
+    for run in ablation.plan('configs/transfer.py', experiment.VARIANTS, [3], Path('runs')):
         changed = {
             name
             for name, value in configuration.fields(run.config().to_dict()).items()
             if value != recipe.get(name) and not name.startswith('optimizer.options')
         }
-        wanted = set(experiment.ARMS[run.arm]) - {'optimizer.options'}
-        assert changed - {'seed'} <= wanted and bool(changed - {'seed'}) == (run.arm != 'the recipe')
+        wanted = set(experiment.VARIANTS[run.variant]) - {'optimizer.options'}
+        assert changed - {'seed'} <= wanted and bool(changed - {'seed'}) == (run.variant != 'the recipe')
         assert run.config().train.epochs * run.config().train.steps_per_epoch == 400
 
 
 def test_without_augmentation_no_field_of_it_is_on():
-    arms = {'none': experiment.ARMS['no augmentation']}
-    (run,) = ablation.plan('configs/transfer.py', arms, [0], Path('runs'))
+    variants = {'none': experiment.VARIANTS['no augmentation']}
+    (run,) = ablation.plan('configs/transfer.py', variants, [0], Path('runs'))
     augment = run.config().augment.to_dict()
     assert not any(value for name, value in augment.items() if name != 'fill')
 
@@ -34,11 +34,11 @@ def test_without_augmentation_no_field_of_it_is_on():
 def test_the_table_has_a_mean_and_a_spread_of_each_column():
     groups = {'renders', 'freihand_like', 'other_sets'}
     scores = {
-        arm: [{group: {'nme_box': n, 'pck@0.2_box': 1 - n} for group in groups} for n in values]
-        for arm, values in {'a': (0.1, 0.2, 0.3), 'b': (0.4, 0.4, 0.4)}.items()
+        variant: [{group: {'nme_box': n, 'pck@0.2_box': 1 - n} for group in groups} for n in values]
+        for variant, values in {'a': (0.1, 0.2, 0.3), 'b': (0.4, 0.4, 0.4)}.items()
     }
-    arms = json.loads(json.dumps(experiment.summarise(scores)))
-    np.testing.assert_allclose(arms['a']['synthetic nme'], [0.1, 0.2, 0.3])
-    lines = experiment.table(arms).splitlines()
+    variants = json.loads(json.dumps(experiment.summarise(scores)))
+    np.testing.assert_allclose(variants['a']['synthetic nme'], [0.1, 0.2, 0.3])
+    lines = experiment.table(variants).splitlines()
     assert lines[2] == '| a | 0.200 ± 0.100 | 0.800 ± 0.100 | 0.200 ± 0.100 | 0.800 ± 0.100 | 0.200 ± 0.100 |'
     assert len(lines) == 4 and '0.400 ± 0.000' in lines[3]
