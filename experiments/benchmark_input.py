@@ -28,10 +28,10 @@ OUTPUT = flags.DEFINE_string('output', '', 'Also write the numbers to this JSON 
 
 def rate(batches, batch_size: int) -> float:
     """Examples a second over all batches of an iterator, its start included."""
-    began, number = time.perf_counter(), 0
+    began, num_examples = time.perf_counter(), 0
     for _ in batches:
-        number += batch_size
-    return number / (time.perf_counter() - began)
+        num_examples += batch_size
+    return num_examples / (time.perf_counter() - began)
 
 
 def measure(photos: prepared.Split, config) -> dict[str, list[float]]:

@@ -25,11 +25,11 @@ BATCH = flags.DEFINE_integer('batch_size', 48, 'Photos a step.')
 OUTPUT = flags.DEFINE_string('output', '', 'Also write the numbers to this JSON file.')
 
 
-def black_split(path: str, number: int, size: int) -> prepared.Split:
+def black_split(path: str, num_images: int, size: int) -> prepared.Split:
     """Black photos, in a file that is mapped."""
-    np.lib.format.open_memmap(path, 'w+', np.uint8, (number, size, size, 3)).flush()
-    keypoints, xyz = np.full((number, 21, 2), 0.5, np.float32), np.zeros((number, 21, 3), np.float32)
-    names = np.arange(number).astype(str)
+    np.lib.format.open_memmap(path, 'w+', np.uint8, (num_images, size, size, 3)).flush()
+    keypoints, xyz = np.full((num_images, 21, 2), 0.5, np.float32), np.zeros((num_images, 21, 3), np.float32)
+    names = np.arange(num_images).astype(str)
     return prepared.Split(np.load(path, mmap_mode='r'), keypoints, xyz, names)
 
 
@@ -54,7 +54,7 @@ def main(_) -> None:
         before = in_use()
         source = resident.Resident(split)
         jax.block_until_ready(source.arrays)
-        held = in_use()
+        with_photos = in_use()
         batches = source.epochs(0, 0, 5, BATCH.value)
         step_needs = step.lower(state, next(batches)).compile().memory_analysis().temp_size_in_bytes
         for _ in range(5):
@@ -66,7 +66,7 @@ def main(_) -> None:
         **logbook.environment(),
         'photos': PHOTOS.value,
         'arithmetic_bytes': {'photos': photos, 'step, by XLA': step_needs, 'together': photos + step_needs},
-        'measured_bytes': {'before': before, 'photos': held - before, 'photos and training': after - before},
+        'measured_bytes': {'before': before, 'photos': with_photos - before, 'photos and training': after - before},
     }
     for what in ('arithmetic_bytes', 'measured_bytes'):
         print(what, {name: f'{value / 1e9:.2f} GB' for name, value in record[what].items()})

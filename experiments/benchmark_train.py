@@ -40,10 +40,10 @@ def main(_) -> None:
         for name, contender in running.items():
             seconds[name].append(contender('turn', steps))
     epochs = {name: [] for name in running}
-    for number in range(EPOCHS.value + 1):
+    for epoch in range(EPOCHS.value + 1):
         for name, contender in running.items():
-            taken = contender('epoch', epoch_steps, number)
-            epochs[name] += [taken] if number else []  # the first fills caches and starts workers
+            taken = contender('epoch', epoch_steps, epoch)
+            epochs[name] += [taken] if epoch else []  # the first fills caches and starts workers
     facts = running['ours']('facts') if 'ours' in running else {}
     peaks = {name: contender() for name, contender in running.items()}
     record = {**environment, 'settings': settings, 'rounds': ROUNDS.value, 'steps': steps, 'epoch_steps': epoch_steps}

@@ -42,13 +42,13 @@ def in_glove(
     return np.uint8(np.where(mask[..., None], glove, image).clip(0, 255))
 
 
-def write_images(folder: Path, number: int) -> list[Float[np.ndarray, '21 2']]:
+def write_images(folder: Path, num_images: int) -> list[Float[np.ndarray, '21 2']]:
     """Writes hands in gloves, 0.png and so on, and returns their keypoints in pixels; those that are there stay."""
     kept = folder / 'keypoints.json'
-    if kept.exists() and len(keypoints := json.loads(kept.read_text())) >= number:
+    if kept.exists() and len(keypoints := json.loads(kept.read_text())) >= num_images:
         return [np.array(one) for one in keypoints]
     render, keypoints = generate.renderer('full', SEED, SIZE), []
-    for start in tqdm(range(0, number, generate.CHUNK), 'Rendering hands in gloves', disable=None):
+    for start in tqdm(range(0, num_images, generate.CHUNK), 'Rendering hands in gloves', disable=None):
         samples = render(np.arange(start, start + generate.CHUNK))
         for i, (image, mask) in enumerate(zip(np.asarray(samples.image), np.asarray(samples.mask), strict=True), start):
             with files.replacing(folder / f'{i}.png') as temporary:
@@ -78,13 +78,13 @@ def run(config: ConfigDict, crops: Sequence[int], output: Path) -> dict:
     data.update(manual_dir=str(output / 'test'), data_dir=str(output / 'data'), dataset='coco_hands')
     test = prepared.load(prepared.open_dataset(data), 'test')
     scores = {'none': compare.score(compare.load(config.init_from), test)}
-    for number in crops:
+    for num_crops in crops:
         own = config.copy_and_resolve_references()
-        write_coco(output / f'{number}/train.json', output / 'gloves', keypoints[TEST : TEST + number], TEST)
-        own.data.update(manual_dir=str(output / f'{number}'), data_dir=str(output / 'data'))
-        workdir = output / f'run-{number}'
+        write_coco(output / f'{num_crops}/train.json', output / 'gloves', keypoints[TEST : TEST + num_crops], TEST)
+        own.data.update(manual_dir=str(output / f'{num_crops}'), data_dir=str(output / 'data'))
+        workdir = output / f'run-{num_crops}'
         train.train_and_evaluate(own, workdir)
-        scores[str(number)] = compare.score(compare.load(str(workdir)), test)
+        scores[str(num_crops)] = compare.score(compare.load(str(workdir)), test)
     shipped = trained_model.load(trained_model.locate(config.init_from))
     return {
         'init_from': {'name': config.init_from, 'epoch': shipped.epoch},
@@ -109,7 +109,7 @@ def main(_: list[str]) -> None:
     values = flags.FLAGS
     output = Path(values.output)
     files.check_writable(output)
-    result = run(values.config, [int(number) for number in values.crops], output)
+    result = run(values.config, [int(crops) for crops in values.crops], output)
     files.write_json(output / 'fine_tuning.json', result)
     print(f'\n{table(result["crops"])}')
 

@@ -49,11 +49,11 @@ def ship(workdir: str | Path, target: str | Path = SHIPPED) -> Path:
     return target
 
 
-def errors(predicted: np.ndarray, true: np.ndarray, counts: np.ndarray | None = None) -> np.ndarray:
+def errors(predicted: np.ndarray, true: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
     """(n, 21) distances over the longer side of the true box; NaN where a keypoint does not count."""
     side = (true.max(-2) - true.min(-2)).max(-1)
     distance = np.linalg.norm(predicted - true, axis=-1) / side[..., None]
-    return distance if counts is None else np.where(counts, distance, np.nan)
+    return distance if mask is None else np.where(mask, distance, np.nan)
 
 
 def summary(distance: np.ndarray) -> dict[str, float]:
@@ -78,8 +78,8 @@ def score_renders(run: trained_model.TrainedModel, rotations: int = 1, split: st
     answer = {name: np.concatenate(values) for name, values in parts.items()}
     keypoints = photos.keypoints[: len(answer['keypoints'])]
     there, absent = map(np.asarray, jax.vmap(geometry.is_centred)(keypoints))
-    counts = photos.visible[: len(keypoints)] & there[:, None]
-    result = {'split': split, **summary(errors(answer['keypoints'], keypoints, counts)[there])}
+    mask = photos.visible[: len(keypoints)] & there[:, None]
+    result = {'split': split, **summary(errors(answer['keypoints'], keypoints, mask)[there])}
     if 'presence' in answer:
         presence = np.concatenate([answer[kind + 'presence'] for kind in ('', 'mirrored_')])
         predicted = presence > 0.5
@@ -130,11 +130,11 @@ class Photos:
     def read(cls, folder: str | Path) -> 'Photos':
         """Those of `annotations.json`, see above."""
         annotations = json.loads((Path(folder) / 'annotations.json').read_text())
-        pseudo = np.array([one['labels'] == 'pseudo' for one in annotations])
+        pseudo = np.array([annotation['labels'] == 'pseudo' for annotation in annotations])
         return cls(
-            [read_image(os.path.join(folder, one['file'])) for one in annotations],
-            np.array([one['keypoints'] for one in annotations], float)[..., :2],
-            np.array([one['handedness'] or '' for one in annotations]),
+            [read_image(os.path.join(folder, annotation['file'])) for annotation in annotations],
+            np.array([annotation['keypoints'] for annotation in annotations], float)[..., :2],
+            np.array([annotation['handedness'] or '' for annotation in annotations]),
             {'freihand_like': pseudo, 'other_sets': ~pseudo},
         )
 

@@ -108,9 +108,9 @@ class Ours:
 
         return train.make_train_epoch(self.train_step)
 
-    def epoch(self, steps: int, number: int) -> float:
+    def epoch(self, steps: int, epoch_index: int) -> float:
         """Seconds of a training epoch, the device's waiting for photos included."""
-        order = self.config.seed, number, steps, self.settings['batch_size']
+        order = self.config.seed, epoch_index, steps, self.settings['batch_size']
         began = time.perf_counter()
         if self.settings['gpu']:
             self.state, loss = self.train_epoch(self.state, self.source.arrays, self.source.order(*order))
@@ -221,7 +221,7 @@ class Torch:
         options = self.settings['batch_size'], os.cpu_count(), self.settings['gpu']
         return itertools.chain.from_iterable(itertools.repeat(self.baseline.loader(photos, *options)))
 
-    def epoch(self, steps: int, number: int) -> float:
+    def epoch(self, steps: int, epoch_index: int) -> float:
         began = time.perf_counter()
         for batch in itertools.islice(self.batches, steps):
             self.trainer.step(*map(self.trainer.put, batch))

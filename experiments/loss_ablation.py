@@ -72,11 +72,11 @@ def _validation_error(variant: dict) -> float:
     return run['history']['validation_error_pct'][run['best_epoch'] - 1] if run['status'] == 'done' else np.inf
 
 
-def gradient_norms(workdir: Path, number: int = 48) -> dict[str, dict[str, float]]:
+def gradient_norms(workdir: Path, num_images: int = 48) -> dict[str, dict[str, float]]:
     """{'fresh' or 'trained': {loss: norm of its gradient by all parameters}} on a run's first training photos."""
     run = trained_model.load(workdir)
     images = sources.load(run.config, {'train': run.config.data.train_split})['train']
-    batch = next(sources.open_split(images, run.config).once(number, np.arange(number)))
+    batch = next(sources.open_split(images, run.config).once(num_images, np.arange(num_images)))
 
     def norm(model: nnx.Module, loss: str) -> float:
         def total(model):

@@ -62,7 +62,7 @@ def binary(logits: Float[Array, ' b'], truth: Bool[Array, ' b']) -> Float[Array,
     return jax.nn.softplus(jnp.where(truth, -logits, logits))
 
 
-def masked_mean(values: Float[Array, '*n'], counts: Bool[Array, '*n']) -> Float[Array, '']:
+def masked_mean(values: Float[Array, '*n'], mask: Bool[Array, '*n']) -> Float[Array, '']:
     """Mean of the values that count; 0 where none does. A value that does not count gets no gradient."""
-    total = jnp.where(counts, values, 0).sum()
-    return total / jnp.maximum(counts.sum(), 1)
+    total = jnp.where(mask, values, 0).sum()
+    return total / jnp.maximum(mask.sum(), 1)

@@ -23,28 +23,28 @@ def read_photo(jpeg: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(jpeg)).convert('RGB'))
 
 
-def batches(number: int, size: int) -> Iterator[np.ndarray]:
+def batches(num_images: int, size: int) -> Iterator[np.ndarray]:
     """Indices in batches of one size, so that everything compiles once; the last one repeats the last index."""
-    for start in range(0, number, size):
-        yield np.minimum(np.arange(start, start + size), number - 1)
+    for start in range(0, num_images, size):
+        yield np.minimum(np.arange(start, start + size), num_images - 1)
 
 
 def predict(
     run: trained_model.TrainedModel, split: prepared.Split
 ) -> tuple[dict[str, dict[str, np.ndarray]], np.ndarray]:
     """Codec -> decoder -> keypoints (n, 21, 2), and peaks (n, 21); heatmaps are dropped batch by batch."""
-    number, decoders = len(split), run.config.eval.decoders
+    num_images, decoders = len(split), run.config.eval.decoders
     parts = {codec: {decoder: [] for decoder in decoders} for codec in heatmap.CODECS}
     peaks = []
-    turns = list(batches(number, min(number, run.config.eval.batch_size)))
+    turns = list(batches(num_images, min(num_images, run.config.eval.batch_size)))
     for which in tqdm(turns, 'Predicting', disable=None):
         prediction = run.predict([read_photo(jpeg) for jpeg in split.photos[which]])
         peaks.append(prediction.peaks)
         for codec, found in parts.items():
             for decoder in decoders:
                 found[decoder].append(run.decode(prediction.heatmaps, decoder, codec))
-    keypoints = {c: {d: np.concatenate(found)[:number] for d, found in ways.items()} for c, ways in parts.items()}
-    return keypoints, np.concatenate(peaks)[:number]
+    keypoints = {c: {d: np.concatenate(found)[:num_images] for d, found in ways.items()} for c, ways in parts.items()}
+    return keypoints, np.concatenate(peaks)[:num_images]
 
 
 def analyse(run: trained_model.TrainedModel, split: str = '') -> tuple[dict, dict[str, list[tuple[dict, Figure]]]]:

@@ -245,8 +245,8 @@ def resolve_split(builder: tfds.core.DatasetBuilder, expression: str) -> str:
     try:
         return expression if expression and splits[expression].num_examples else ''
     except (KeyError, ValueError, AssertionError) as e:
-        held = ', '.join(f'{name} ({splits[name].num_examples})' for name in splits)
-        raise UserError(f'split {expression!r} of {builder.info.full_name} cannot be read; it holds {held}') from e
+        known = ', '.join(f'{name} ({splits[name].num_examples})' for name in splits)
+        raise UserError(f'split {expression!r} of {builder.info.full_name} cannot be read; it holds {known}') from e
 
 
 def epoch_order(num_examples: int, length: int, seed: int, epoch: int) -> np.ndarray:

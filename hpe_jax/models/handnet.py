@@ -127,8 +127,8 @@ class HandNet(nnx.Module):
         self.standardise = Standardise()
         self.stem = nnx.List([ConvBlock(i, o, stride=2, **layers) for i, o in ((3, widths[0]), widths[:2])])
         self.down, self.back = nnx.List([]), nnx.List([])
-        for above, width, number in zip(widths[1:-1], widths[2:], blocks, strict=True):
-            residual = [ResidualBlock(width, **layers) for _ in range(number)]
+        for above, width, num_blocks in zip(widths[1:-1], widths[2:], blocks, strict=True):
+            residual = [ResidualBlock(width, **layers) for _ in range(num_blocks)]
             self.down.append(nnx.List([ConvBlock(above, width, stride=2, **layers), *residual]))
             self.back.append(nnx.List([ConvBlock(width, above, 1, **layers), ResidualBlock(above, **layers)]))
         self.maps = convolution(widths[1], num_keypoints, 1, use_bias=True, **layers)
