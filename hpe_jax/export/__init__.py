@@ -10,10 +10,12 @@ model: every file is loaded back and compared before it gets its name.
 import hashlib
 import importlib
 import inspect
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
@@ -24,7 +26,7 @@ from hpe_jax.export import formats, verify
 
 INPUT = (
     'RGB crops of one right hand each, about square, resized to this size with antialiasing; a left hand must be '
-    'mirrored, and the x of its answer with it (1 - x)'
+    'mirrored, and the x of its answer with it (1 - x); at least one, but an ONNX file answers none with none'
 )
 CONVERTED = 'converted from PyTorch; the published ones, whose code is MIT, were trained on FreiHAND'
 
@@ -50,10 +52,15 @@ def export(workdir: str | Path, name: str, output: str | Path = '', decoder: str
     run = trained_model.load(workdir, {'precision': 'float32', 'model.conv': 'xla'})  # nothing that suits one device
     decoder = run.known_decoder(decoder)
     files.check_writable(folder)
+    description, size = describe(run, decoder), run.config.data.image_size
+    description['made']['versions'] |= {m: importlib.import_module(m).__version__ for m in kind.packages}
     with files.replacing(folder / kind.file) as temporary:
-        temporary.write_bytes(make(run, name, decoder))
-        verified = verify.compare(run, decoder, kind.load(temporary))
+        temporary.write_bytes(make(run, name, decoder, description))
+        answer = kind.load(temporary)
+        verified = verify.compare(run, decoder, answer)
+        order = list(answer(np.zeros((1, size, size, 3), np.uint8)))
         content = temporary.read_bytes()
+    description['outputs'] = {output: description['outputs'][output] for output in order}
     metadata = {
         'format': name,
         'file': kind.file,
@@ -61,9 +68,8 @@ def export(workdir: str | Path, name: str, output: str | Path = '', decoder: str
         'sha256': hashlib.sha256(content).hexdigest(),
         'usage': kind.usage,
         'verification': verified,
-        **describe(run, decoder),
+        **description,
     }
-    metadata['made']['versions'] |= {module: importlib.import_module(module).__version__ for module in kind.packages}
     files.write_json(folder / 'metadata.json', metadata)
     return metadata
 
@@ -80,8 +86,8 @@ def check_installed(name: str, packages: dict[str, str]) -> None:
         raise UserError(f'exporting to {name} needs {" and ".join(missing)}: pip install {" ".join(missing)}')
 
 
-def make(run: trained_model.TrainedModel, name: str, decoder: str) -> bytes:
-    """The content of a file of formats.FORMATS[name].
+def make(run: trained_model.TrainedModel, name: str, decoder: str, description: dict | None = None) -> bytes:
+    """The content of a file of formats.FORMATS[name]; ONNX files carry the description, each value as JSON.
 
     Raises:
       UserError: the converter does not know something that the model is made of.
@@ -91,7 +97,8 @@ def make(run: trained_model.TrainedModel, name: str, decoder: str) -> bytes:
         config.eval.decoders[decoder].gather = False
     infer, state = trained_model.make_infer(config, run.model, decoder), nnx.state(run.model)
     try:
-        return kind.make(lambda images: infer(state, images), config.data.image_size)
+        metadata = {key: json.dumps(value) for key, value in (description or {}).items()}
+        return kind.make(lambda images: infer(state, images), config.data.image_size, metadata)
     except UserError:
         raise
     except Exception as e:  # TensorFlow's converter raises anything

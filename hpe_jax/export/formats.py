@@ -25,7 +25,8 @@ Answer = Callable[[np.ndarray], Mapping[str, np.ndarray]]
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """make: (function, size) -> the content of a file. load: the file -> the function.
+    """make: (function, size, metadata) -> the content of a file, with the metadata where the format has a place for it.
+    load: the file -> the function, whose answers are in the order of the file's outputs.
 
     usage: Python that makes `outputs` of `images` where the file lies, without this project.
     packages: {module: what pip calls it}, all that make and load import beyond requirements that are always there.
@@ -33,14 +34,14 @@ class Format:
     """
 
     file: str
-    make: Callable[[Callable, int], bytes]
+    make: Callable[..., bytes]
     load: Callable[[Path], Answer]
     usage: str
     packages: dict[str, str]
     gather: bool
 
 
-def make_stablehlo(function: Callable, size: int) -> bytes:
+def make_stablehlo(function: Callable, size: int, metadata: Mapping[str, str] | None = None) -> bytes:
     images = jax.ShapeDtypeStruct(export.symbolic_shape(f'{BATCH}, {size}, {size}, 3'), np.uint8)
     return bytes(export.export(jax.jit(function), platforms=PLATFORMS)(images).serialize())
 
@@ -49,10 +50,10 @@ def load_stablehlo(path: Path) -> Answer:
     return export.deserialize(bytearray(path.read_bytes())).call
 
 
-def make_onnx(function: Callable, size: int) -> bytes:
+def make_onnx(function: Callable, size: int, metadata: Mapping[str, str] | None = None) -> bytes:
     from hpe_jax.export import to_onnx
 
-    return to_onnx.convert(function, size)
+    return to_onnx.convert(function, size, metadata)
 
 
 def load_onnx(path: Path) -> Answer:
@@ -63,7 +64,7 @@ def load_onnx(path: Path) -> Answer:
     return lambda images: dict(zip(names, session.run(names, {'images': images}), strict=True))
 
 
-def make_tflite(function: Callable, size: int) -> bytes:
+def make_tflite(function: Callable, size: int, metadata: Mapping[str, str] | None = None) -> bytes:
     from hpe_jax.export import to_tflite
 
     return to_tflite.convert(function, size)
@@ -72,8 +73,17 @@ def make_tflite(function: Callable, size: int) -> bytes:
 def load_tflite(path: Path) -> Answer:
     from ai_edge_litert.interpreter import Interpreter
 
-    runner = Interpreter(str(path)).get_signature_runner()  # it resizes its input to the batch
-    return lambda images: runner(images=images)
+    interpreter = Interpreter(str(path))
+    runner = interpreter.get_signature_runner()  # it resizes its input to the batch
+    order = [output['index'] for output in interpreter.get_output_details()]
+    outputs = runner.get_output_details()
+    names = sorted(outputs, key=lambda name: order.index(outputs[name]['index']))
+
+    def answer(images):
+        answers = runner(images=images)
+        return {name: answers[name] for name in names}
+
+    return answer
 
 
 FORMATS = {

@@ -5,7 +5,7 @@ releases fail with this JAX, and tf2onnx, which can start from a TFLite file, ma
 """
 
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -24,7 +24,18 @@ class Graph:
 
     def __init__(self, images: str):
         self.nodes, self.constants = [], {}
-        self._batch = self.add('Shape', images, start=0, end=1)
+        self._given = self.add('Shape', images, start=0, end=1)
+        self._batch = self.add('Max', self._given, np.int64([1]))
+
+    def at_least_one(self, images: str) -> str:
+        """The images, or one black one in the place of none."""
+        missing = self.add('Sub', self._batch, self._given)
+        pads = self.add('Concat', np.zeros(4, np.int64), missing, np.zeros(3, np.int64), axis=0)
+        return self.add('Pad', images, pads)
+
+    def cut(self, result: Value) -> str:
+        """As many rows as images were given."""
+        return self.add('Slice', result, np.int64([0]), self._given, np.int64([0]))
 
     def add(self, operator: str, *inputs: Value, **attributes) -> str:
         """One more node; returns the name of its output."""
@@ -146,22 +157,29 @@ RULES = {
 }
 
 
-def convert(function: Callable, size: int) -> bytes:
+def convert(function: Callable, size: int, metadata: Mapping[str, str] | None = None) -> bytes:
     """The serialised ONNX model of a function of `images` (batch, size, size, 3) uint8 to a dict of float32 arrays.
+
+    An empty batch, which onnxruntime would divide by, is computed as one black image and cut off again.
+
+    Args:
+      metadata: the model's `metadata_props`.
 
     Raises:
       UserError: the function is made of something that is not written here.
     """
     jaxpr, shapes = trace(function, size)
     graph = Graph('images')
-    results = lower(jaxpr, ['images'], {name: partial(rule, graph) for name, rule in RULES.items()})
+    images = graph.at_least_one('images')
+    results = lower(jaxpr, [images], {name: partial(rule, graph) for name, rule in RULES.items()})
     outputs = []
     for (name, shape), result in zip(shapes.items(), results, strict=True):
-        graph.nodes.append(helper.make_node('Identity', [result], [name]))
+        graph.nodes.append(helper.make_node('Identity', [graph.cut(result)], [name]))
         sizes = [BATCH if is_batch(size) else size for size in shape]
         outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, sizes))
     images = helper.make_tensor_value_info('images', TensorProto.UINT8, [BATCH, size, size, 3])
     whole = helper.make_graph(graph.nodes, 'hand_pose', [images], outputs, list(graph.constants.values()))
     model = helper.make_model(whole, opset_imports=[helper.make_opsetid('', OPSET)], ir_version=IR_VERSION)
+    helper.set_model_props(model, dict(metadata or {}))
     checker.check_model(model, full_check=True)
     return model.SerializeToString()

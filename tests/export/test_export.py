@@ -86,6 +86,27 @@ def assert_agrees(answer: Callable, expected: dict, batches=(1, 3, 8)) -> None:
         np.testing.assert_allclose(found['scores'], expected['scores'][part], rtol=0, atol=1e-5)
 
 
+def outputs_of(name: str, path: Path) -> list[str]:
+    """The names of a file's outputs in its own order; an ONNX file's metadata are those beside it."""
+    if name == 'tflite':
+        from ai_edge_litert.interpreter import Interpreter
+
+        interpreter = Interpreter(str(path))
+        named = interpreter.get_signature_runner().get_output_details()
+        names = {output['index']: key for key, output in named.items()}
+        return [names[output['index']] for output in interpreter.get_output_details()]
+    if name == 'onnx':
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(str(path))
+        carried = {key: json.loads(text) for key, text in session.get_modelmeta().custom_metadata_map.items()}
+        beside = json.loads((path.parent / 'metadata.json').read_text())
+        assert carried and carried == {key: beside[key] for key in carried}
+        assert carried.keys() >= {'input', 'joints', 'decoder', 'training_data', 'run'}
+        return [output.name for output in session.get_outputs()]
+    return ['keypoints', 'scores']  # of a dict in JAX, sorted by name
+
+
 @pytest.mark.parametrize('name', formats.FORMATS)
 def test_a_file_answers_as_its_model_and_says_what_it_is(expected, tiny_run, tmp_path, monkeypatch, name):
     need(name)
@@ -104,6 +125,13 @@ def test_a_file_answers_as_its_model_and_says_what_it_is(expected, tiny_run, tmp
     verified = said['verification']
     assert 0 <= verified['percentile_99'] <= verified['largest'] < verified['bound'] == 1e-3
     assert said['made']['versions'].keys() >= {'jax', *NEEDED[name]}
+    assert list(said['outputs']) == outputs_of(name, path)
+    if name == 'onnx':  # it kills the process where its nodes are given nothing
+        found = opened(name, path)(IMAGES[:0])
+        assert {key: values.shape for key, values in found.items()} == {'keypoints': (0, 21, 2), 'scores': (0, 21)}
+    else:
+        with pytest.raises((ValueError, RuntimeError)):
+            opened(name, path)(IMAGES[:0])
     monkeypatch.chdir(path.parent)
     scope = {'images': IMAGES[:3]}
     exec(said['usage'], scope)  # the lines that a reader of metadata.json will try
@@ -206,7 +234,7 @@ def test_an_absent_package_is_told_with_the_command_that_installs_it(tiny_run, m
 
 
 def test_what_a_converter_cannot_express_is_told(run, monkeypatch):
-    def make(function, size):
+    def make(function, size, metadata):
         raise RuntimeError('no such operator\nand a long trace')
 
     monkeypatch.setitem(formats.FORMATS, 'tflite', dataclasses.replace(formats.FORMATS['tflite'], make=make))
