@@ -6,6 +6,7 @@ since the files alone would not show a flipped bit.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import shutil
@@ -24,6 +25,8 @@ from flax import nnx
 
 from hpe_jax import files
 from hpe_jax.errors import UserError
+
+SPARE = 1 << 20  # bytes, for what a checkpoint holds beside its arrays, and for the records of the epoch
 
 
 def leaves(module: nnx.Module | nnx.Optimizer) -> dict[str, jax.Array]:
@@ -105,6 +108,7 @@ class Checkpoints:
         meta = meta | {'loss': loss, 'sha256': {item: digest(values) for item, values in arrays.items()}}
         meta['sha256']['meta'] = digest_of_json(meta)
         try:
+            self._check_space(arrays)
             if epoch in self.epochs():
                 self.remove(epoch)
             self._save(epoch, meta, arrays)
@@ -112,11 +116,21 @@ class Checkpoints:
             files.sync(self.folder)
             for old in set(self.epochs()[:-2]) - {self.best()}:
                 self._manager.delete(old)
-        except OSError as e:
+        except (OSError, ValueError) as e:  # TensorStore raises ValueError where a disk is full
+            reason = getattr(e, 'strerror', None) or str(e).partition('\n')[0]
+            last = self.latest()
             raise UserError(
-                f'cannot write checkpoint {self.folder / str(epoch)}: {e.strerror or e}; the last good one is epoch '
-                f'{self.latest()}, and the same command goes on from it'
+                f'cannot write checkpoint {self.folder / str(epoch)}: {reason}; '
+                + ('there is none before it' if last is None else f'the last good one is epoch {last}')
+                + '; mend that and give the same command again, which goes on from there'
             ) from e
+
+    def _check_space(self, arrays: dict) -> None:
+        """Orbax leaves tasks behind that print tracebacks when the disk becomes full, so it is not to begin."""
+        needed = SPARE + sum(array.nbytes for values in arrays.values() for array in values.values())
+        free = shutil.disk_usage(self.folder).free
+        if free < needed:
+            raise OSError(errno.ENOSPC, f'{needed / 1e6:.1f} MB are needed and {free / 1e6:.1f} MB are free')
 
     def _save(self, epoch: int, meta: dict, arrays: dict) -> None:
         self._manager.save(

@@ -1,5 +1,6 @@
 import os
 import shutil
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -156,3 +157,39 @@ def test_files_are_synced_before_a_checkpoint_is_deleted(tmp_path, monkeypatch):
     synced = events[: events.index(1)]
     written = {str(path) for path in (tmp_path / 'checkpoints/3').rglob('*')}
     assert written <= set(synced) and str(tmp_path / 'checkpoints') in synced
+
+
+@pytest.mark.parametrize('epoch', [1, 3])
+def test_a_full_disk_is_reported_before_anything_is_written(two_epochs, tmp_path, monkeypatch, epoch):
+    """`epoch`: 1, the first of a new run; 3, after two good ones."""
+    source, some = two_epochs
+    if epoch == 3:
+        shutil.copytree(source, tmp_path / 'run')
+    kept = checkpoint.Checkpoints(tmp_path / 'run')
+    before = kept.epochs()
+    monkeypatch.setattr(shutil, 'disk_usage', lambda path: SimpleNamespace(free=900_000))
+    with pytest.raises(UserError) as raised:
+        kept.save(epoch, some.model, some.optimizer, {}, 0.5)
+    last = 'there is none before it' if epoch == 1 else 'the last good one is epoch 2'
+    assert f'checkpoints/{epoch}: 1.' in str(raised.value)
+    assert f' MB are needed and 0.9 MB are free; {last};' in str(raised.value)
+    assert kept.epochs() == before
+    monkeypatch.undo()
+    kept.save(epoch, some.model, some.optimizer, {}, 0.5)  # space was made
+    assert kept.latest() == epoch
+
+
+@pytest.mark.parametrize(
+    'error', [ValueError('RESOURCE_EXHAUSTED: Error writing\nand more'), OSError(30, 'Read-only file system')]
+)
+def test_what_a_disk_refuses_is_reported_in_a_sentence(two_epochs, tmp_path, monkeypatch, error):
+    source, some = two_epochs
+    kept = checkpoint.Checkpoints(shutil.copytree(source, tmp_path / 'run'))
+
+    def refuse(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(kept._manager, 'save', refuse)
+    reason = 'Read-only file system' if isinstance(error, OSError) else 'RESOURCE_EXHAUSTED: Error writing'
+    with pytest.raises(UserError, match=f'checkpoints/3: {reason}; the last good one is epoch 2; mend that'):
+        kept.save(3, some.model, some.optimizer, {}, 0.5)
