@@ -36,6 +36,9 @@ def get_config() -> ConfigDict:
     data.joints = 'freihand'  # the order of its keypoints: or 'interhand', 'rhd', 'names' (by those in the JSON)
     data.handedness = 'right'  # of hands whose annotation does not state it
     data.data_dir = ''  # where prepared data is kept; '' is TFDS' own place, ~/tensorflow_datasets
+    # Where decoded photos and channel statistics are kept; '' is beside the prepared data, or where these cannot be
+    # written, ~/.cache/hpe_jax/data.
+    data.cache_dir = ''
     data.train_split = 'train'  # any TFDS split expression
     data.validation_split = 'validation'
     data.test_split = 'test'

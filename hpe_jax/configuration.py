@@ -18,6 +18,7 @@ FILE = 'config.json'
 CHANGEABLE = (
     'data.manual_dir',
     'data.data_dir',
+    'data.cache_dir',
     'data.cache',
     'model.conv',
     'train.epochs',
@@ -60,7 +61,7 @@ RANGES = {
 }
 # Fields that older run directories do not have, and what they stand for there.
 ADDED = {'data.relative_hand_size': 0.47, 'data.joints': 'freihand', 'data.handedness': 'right'}
-ADDED |= {'augment.gamma': 0.0, 'augment.sharpen': 0.0}
+ADDED |= {'augment.gamma': 0.0, 'augment.sharpen': 0.0, 'data.cache_dir': ''}
 FORMAT_VERSION = 1  # of a run directory: what config.json and the checkpoints hold
 
 
@@ -269,7 +270,7 @@ def check_same(config: ConfigDict, workdir: str | Path) -> None:
 
 def check_alike(config: ConfigDict, workdir: str | Path) -> None:
     """Raises UserError if process 0 did not save this config there, but for where its data are kept."""
-    anywhere = {'data.manual_dir': '', 'data.data_dir': ''}  # each host may have its own
+    anywhere = dict.fromkeys(('data.manual_dir', 'data.data_dir', 'data.cache_dir'), '')  # each host may have its own
     if fields(saved(workdir) or {}) | anywhere != fields(json.loads(json.dumps(config.to_dict()))) | anywhere:
         raise UserError(
             f'process 0 put no such config into {workdir}: all processes need the same command, and a workdir on a '

@@ -5,6 +5,7 @@ import hashlib
 import importlib
 import json
 import math
+import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -96,7 +97,18 @@ def open_dataset(data: ConfigDict) -> tfds.core.DatasetBuilder:
         raise UserError(f'{root / name} holds prepared data that cannot be used ({e}): delete it') from e
     if not builder.data_path.exists():
         _prepare(builder, manual_dir)
+    builder.cache_dir = data.get('cache_dir', '')  # see cache_path
     return builder
+
+
+def cache_path(builder: tfds.core.DatasetBuilder, name: str) -> Path:
+    """Where a file is kept that was computed from the prepared data of open_dataset: in config.data.cache_dir; or by
+    default beside these data, and where they can only be read, in the user's cache."""
+    beside, chosen = Path(builder.data_path), builder.cache_dir
+    if not chosen and ((beside / name).exists() or os.access(beside, os.W_OK)):
+        return beside / name
+    place = f'{builder.info.full_name.replace("/", "-")}-{hashlib.sha256(bytes(beside.resolve())).hexdigest()[:8]}'
+    return Path(chosen or '~/.cache/hpe_jax/data').expanduser() / place / name
 
 
 def _prepare(builder: tfds.core.DatasetBuilder, manual_dir: str) -> None:
@@ -289,14 +301,14 @@ def channel_statistics(
 ) -> tuple[Float[np.ndarray, '3'], Float[np.ndarray, '3']]:
     """Per-channel mean and standard deviation over all pixels of all photos, in [0, 1].
 
-    Computed once per split and kept beside the prepared data.
+    Computed once per split and kept, see cache_path.
 
     Args:
       builder: whose data folder keeps the result.
       split: the name to keep it under.
       photos: the split's encoded photos, None to read them; decoded only if the result is not there.
     """
-    path = Path(builder.data_path) / f'channel_statistics-{hashlib.sha256(split.encode()).hexdigest()[:8]}.json'
+    path = cache_path(builder, f'channel_statistics-{hashlib.sha256(split.encode()).hexdigest()[:8]}.json')
     if path.exists():
         kept = json.loads(path.read_text())
         return np.float32(kept['mean']), np.float32(kept['std'])

@@ -3,7 +3,7 @@
 A photo and its labels take 3 * size² + 189 bytes: at 128x128 FreiHAND's 32,560 photos take 1.6 GB and all 130,240 take
 6.4 GB, of which each of several devices holds an equal part. Beside them lies only what a step needs: its batch is
 gathered, and 48 photos are 2.4 MB. The host holds no copy: it maps the file that the decoded photos are kept
-in beside the prepared copy.
+in, see prepared.cache_path.
 """
 
 import dataclasses
@@ -95,7 +95,7 @@ def _spread(array: np.ndarray) -> jax.Array:
 
 
 def load(builder: tfds.core.DatasetBuilder, expressions: dict[str, str], size: int) -> dict[str, Split]:
-    """Splits with all photos decoded, from files beside the prepared copy, which are made first if need be.
+    """Splits with all photos decoded, from the files of prepared.cache_path, which are made first if need be.
 
     Args:
       expressions: TFDS split expressions by the names to return them under.
@@ -145,7 +145,7 @@ def free_memory() -> int | None:
 def _load(builder: tfds.core.DatasetBuilder, expression: str, size: int) -> Split:
     """One split; its photos are a read-only map of their file."""
     key = hashlib.sha256(expression.encode()).hexdigest()[:8]
-    path = Path(builder.data_path) / f'resident-{key}-{size}.npy'
+    path = prepared.cache_path(builder, f'resident-{key}-{size}.npy')
     if expression and not _is_kept(builder, expression, size, path):
         _keep(prepared.load(builder, expression), size, path)
     return _open(path) if expression else dataclasses.replace(prepared.load(builder, ''), photos=_empty(size))

@@ -1,5 +1,6 @@
 import io
 import json
+import os
 
 import numpy as np
 import pytest
@@ -74,6 +75,26 @@ def test_channel_statistics_are_over_all_pixels_and_kept(freihand_like, tmp_path
     assert json.loads(next(builder.data_path.glob('channel_statistics-*')).read_text())['split'] == 'train'
     other, _ = prepared.channel_statistics(builder, 'train[:1]', photos[:1])
     np.testing.assert_allclose(other, 0.2, atol=1e-6)
+
+
+def test_what_is_computed_of_data_that_can_only_be_read_goes_elsewhere(freihand_like, tmp_path, monkeypatch):
+    data = config(tmp_path, freihand_like)
+    builder, photos = prepared.open_dataset(data), [jpeg(np.full((8, 8, 3), 51, np.uint8))]
+    monkeypatch.setenv('HOME', str(tmp_path / 'home'))
+    prepared.channel_statistics(builder, 'before', photos)
+    monkeypatch.setattr(os, 'access', lambda path, mode: False)  # root may write anywhere, so that chmod is no test
+    names = {path.name for path in builder.data_path.iterdir()}
+    prepared.channel_statistics(builder, 'before', [])  # is there, and is read
+    mean, _ = prepared.channel_statistics(builder, 'train', photos)
+    np.testing.assert_allclose(mean, 0.2, atol=1e-6)
+    assert {path.name for path in builder.data_path.iterdir()} == names
+    kept = list((tmp_path / 'home/.cache/hpe_jax/data').rglob('channel_statistics-*.json'))
+    assert [json.loads(path.read_text())['split'] for path in kept] == ['train']
+    np.testing.assert_array_equal(prepared.channel_statistics(builder, 'train', [])[0], mean)
+
+    data.cache_dir = str(tmp_path / 'chosen')
+    prepared.channel_statistics(prepared.open_dataset(data), 'train', photos)
+    assert len(list((tmp_path / 'chosen').rglob('channel_statistics-*.json'))) == 1
 
 
 def test_channel_statistics_of_photos(freihand_like, tmp_path):
