@@ -35,12 +35,12 @@ def main(_) -> None:
         for name, spec in wanted.items():  # one at a time: at batch 256 their memories together are too much
             running, broken = implementations.start(settings, {name: spec}, 'infer', 'network', 1, 0.0)
             failed |= broken
-            for contender in running.values():
+            for implementation in running.values():
                 for what in ('network',) if 'torch' in spec else ('network', *implementations.LOOKS):
                     by_size = seconds.setdefault(f'{name}: {what}', {n: [] for n in BATCH_SIZES.value})
                     for n, values in by_size.items():
-                        values.append(statistics.median(contender('infer', what, n, SECONDS.value)))
-                contender()
+                        values.append(statistics.median(implementation('infer', what, n, SECONDS.value)))
+                implementation()
     medians = {name: {n: statistics.median(v) for n, v in turns.items()} for name, turns in seconds.items()}
     print('| | ms at batch 1 |' + ''.join(f' photos a second at {n} |' for n in BATCH_SIZES.value))
     print('| --- | ---: |' + ' ---: |' * len(BATCH_SIZES.value))

@@ -37,15 +37,15 @@ def main(_) -> None:
     steps, epoch_steps = STEPS.value or (20 if gpu else 1), EPOCH.value or (50 if gpu else 4)
     seconds = {name: [] for name in running}
     for _ in range(ROUNDS.value):
-        for name, contender in running.items():
-            seconds[name].append(contender('turn', steps))
+        for name, implementation in running.items():
+            seconds[name].append(implementation('turn', steps))
     epochs = {name: [] for name in running}
     for epoch in range(EPOCHS.value + 1):
-        for name, contender in running.items():
-            taken = contender('epoch', epoch_steps, epoch)
+        for name, implementation in running.items():
+            taken = implementation('epoch', epoch_steps, epoch)
             epochs[name] += [taken] if epoch else []  # the first fills caches and starts workers
     facts = running['ours']('facts') if 'ours' in running else {}
-    peaks = {name: contender() for name, contender in running.items()}
+    peaks = {name: implementation() for name, implementation in running.items()}
     record = {**environment, 'settings': settings, 'rounds': ROUNDS.value, 'steps': steps, 'epoch_steps': epoch_steps}
     record |= {'step_seconds': seconds, 'epoch_seconds': epochs, 'peak_bytes': peaks, 'facts': facts, 'failed': failed}
     print(table(record))

@@ -280,22 +280,22 @@ def calls(work, seconds: float) -> list[float]:
 
 
 def serve(pipe, settings: dict, spec: dict) -> None:
-    """A contender's process: answers (method, arguments) until None comes."""
+    """An implementation's process: answers (method, arguments) until None comes."""
     try:
         if spec.get('kept') and not runtime.keep_freed():
             raise RuntimeError('this C library cannot keep freed memory')
-        contender = (Torch if 'torch' in spec else Ours)(settings, spec)
+        implementation = (Torch if 'torch' in spec else Ours)(settings, spec)
         pipe.send(None)
         while call := pipe.recv():
             method, *arguments = call
-            pipe.send(getattr(contender, method)(*arguments))
-        pipe.send(contender.peak() or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+            pipe.send(getattr(implementation, method)(*arguments))
+        pipe.send(implementation.peak() or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
     except Exception:
         pipe.send(RuntimeError(traceback.format_exc(limit=-1)))
 
 
-class Contender:
-    """The near end of a contender's process."""
+class Process:
+    """The near end of an implementation's process."""
 
     def __init__(self, settings: dict, spec: dict):
         context = multiprocessing.get_context('spawn')
@@ -316,14 +316,14 @@ class Contender:
         return answer
 
 
-def start(settings: dict, specs: dict, *warm_up) -> tuple[dict[str, Contender], dict[str, str]]:
+def start(settings: dict, specs: dict, *warm_up) -> tuple[dict[str, Process], dict[str, str]]:
     """Starts and warms up all; those that do not work here are left out, with the reason."""
     running, failed = {}, {}
     for name, spec in specs.items():
         try:
-            contender = Contender(settings, spec)
-            contender(*warm_up)
-            running[name] = contender
+            implementation = Process(settings, spec)
+            implementation(*warm_up)
+            running[name] = implementation
         except (RuntimeError, EOFError) as e:
             failed[name] = str(e).strip()
             print(f'{name}: does not work here: {failed[name].splitlines()[-1]}', flush=True)

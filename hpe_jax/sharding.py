@@ -4,6 +4,7 @@ Every step is written for the whole batch, and XLA divides its work by where the
 device, many, and many hosts, and BatchNorm's statistics, losses and metrics are those of the whole batch.
 """
 
+import atexit
 import contextlib
 import functools
 import itertools
@@ -53,6 +54,15 @@ def join(
         jax.distributed.initialize(shutdown_timeout_seconds=LEAVING, **known)
     except (RuntimeError, ValueError) as e:
         raise UserError(f'the processes did not find each other: {str(e).splitlines()[0]}') from e
+    atexit.register(_leave)
+
+
+def _leave() -> None:
+    """Waits for the others, since JAX 0.12 ends the process 0 without that, and its end is that of all."""
+    client = distributed.global_state.client
+    with contextlib.suppress(jax.errors.JaxRuntimeError):  # another one has failed, or takes longer
+        if client:
+            client.wait_at_barrier('hpe_jax-leave', LEAVING * 1000)
 
 
 def log(text: str) -> None:

@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Callable
 
-os.environ['JAX_PLATFORMS'] = 'cpu'
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')  # experiments/gpu_run.sh names another
 os.environ['TFDS_DATA_DIR'] = '/nonexistent'  # a test that forgets to name its own folder fails
 
 from pathlib import Path
