@@ -1,4 +1,4 @@
-"""What experiments/transfer.py changes one thing of: configs/hands.py on 6,000 renders, for 12,800 samples, no heads.
+"""What experiments/transfer.py changes one thing of: configs/hands.py on 6,000 renders, for 8,000 samples, no heads.
 
 python -m hpe_jax.main --config=configs/transfer.py --workdir=runs/transfer_recipe
 
@@ -16,6 +16,6 @@ def get_config() -> ConfigDict:
     # Without heads every sample counts for the keypoints, and no loss is weighed against theirs.
     config.loss.presence = config.loss.handedness = 0.0
     config.augment.left = config.augment.away = 0.0
-    config.train.update(epochs=8, steps_per_epoch=50, validation_batches=8, average=0.99)
+    config.train.update(epochs=5, steps_per_epoch=50, validation_batches=8, average=0.99)
     config.eval.decoders = ConfigDict({'window': {'radius': 3.0}})
     return config

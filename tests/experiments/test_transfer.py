@@ -21,7 +21,7 @@ def test_every_arm_is_the_recipe_but_for_its_own_fields():
         }
         wanted = set(experiment.VARIANTS[run.variant]) - {'optimizer.options'}
         assert changed - {'seed'} <= wanted and bool(changed - {'seed'}) == (run.variant != 'the recipe')
-        assert run.config().train.epochs * run.config().train.steps_per_epoch == 400
+        assert run.config().train.epochs * run.config().train.steps_per_epoch == 250
 
 
 def test_without_augmentation_no_field_of_it_is_on():
