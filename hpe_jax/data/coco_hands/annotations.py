@@ -240,8 +240,11 @@ def _hand(path: Path, label: _Label, images: dict, names: dict, find_image: _Fin
     if image is None:
         what = f'its image {name} was found nowhere below {find_image.folder}, or more than once; put it there'
         raise error(path, label.annotation, what)
+    order = names.get(label.category)
+    if not (isinstance(order, list | None) and all(isinstance(joint, str) for joint in order or ())):
+        raise error(path, label.annotation, f"its category's keypoints are {order!r}; expected a list of names")
     try:
-        points = label.points[_order(names.get(label.category), joints)]
+        points = label.points[_order(order, joints)]
     except ValueError as e:
         raise error(path, label.annotation, f'{e}') from e
     full_name = f'{name} {label.annotation}{label.suffix}'
