@@ -15,8 +15,5 @@ def get_config() -> ConfigDict:
     config = hands.get_config()
     config.data.dataset = 'synthetic_hands/presence_4000_128px'
     config.data.train_split, config.data.validation_split = 'train+validation[:50%]', 'validation[50%:]'
-    # Less change of colours than in hands.py: a few minutes are too short to learn them all.
-    config.augment.update(brightness=0.3, contrast=0.3, gamma=0.0, tint=0.12, saturation=0.4, grey=0.06)
-    config.augment.update(sharpen=0.0, blur=1.2)
     config.train.update(minutes=4.5, epochs=60, steps_per_epoch=50, validation_batches=8, average=0.995)
     return config
