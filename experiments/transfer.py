@@ -2,7 +2,7 @@
 
     python -m experiments.transfer --output=runs/transfer --real=FOLDER [--seeds=0,1,2] [--jobs=2] [--dry_run]
 
-Each variant is trained with every seed, and scored on the test split of the base config's renders and on the photos of
+Each variant is trained with every seed, and scored on 960 test renders of the base config and on the photos of
 FOLDER (see experiments/hands.py), by one look at the crop of the true box. OUTPUT is resumable, as in ablation.py; it
 then holds transfer.json, too.
 """
@@ -50,7 +50,7 @@ def score(run: ablation.Run, dataset: str, photos: hands.Photos) -> dict[str, di
     """{'renders' or a group of photos: hands.summary of its errors}."""
     model = trained_model.load(run.workdir, {'data.dataset': dataset})
     estimator = HandPoseEstimator(model, rotations=1, refine=0)
-    return {'renders': hands.score_renders(model), **photos.scores(photos.predict(estimator))}
+    return {'renders': hands.score_renders(model, split='test[:960]'), **photos.scores(photos.predict(estimator))}
 
 
 def summarise(scores: dict[str, list[dict]]) -> dict[str, dict[str, list[float]]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from configs import unet
-from experiments import ablation, hands
+from experiments import ablation, hands, transfer
 from hpe_jax import configuration
 
 ROOT = Path(__file__).parents[1]
@@ -28,6 +28,7 @@ HELD = {  # first lines of the tables of measured numbers, and what holds them
     '| | ms at batch 1 | photos a second at 1 | photos a second at 8 | photos a second at 48 |': 'benchmark_infer.json',
     '| | examples a second |': 'records/benchmark_input.json',
     '| | nme | median | PCK@0.1 | PCK@0.2 |': 'records/hands.json',
+    '| | synthetic nme | PCK@0.2 | FreiHAND-like nme | PCK@0.2 | other sets nme |': 'records/transfer.json',
     '| field | default | |': 'configs/unet.py',
     '| | ours (`hpe_jax/metrics.py`) | mmpose | the same? |': 'tests/test_metrics.py',
 }
@@ -70,6 +71,13 @@ def test_the_table_of_the_loss_ablation_is_that_of_its_record():
 def test_the_table_of_the_hands_model_is_that_of_its_record(readme):
     kept = record('records/hands.json')
     assert hands.table(kept) in TEXTS[readme]
+    assert kept['command'] and kept['git_commit'] and kept['device']
+
+
+def test_the_table_of_what_transfers_is_that_of_its_record():
+    kept = record('records/transfer.json')
+    assert transfer.table(kept['variants']) in TEXTS['experiments/README.md']
+    assert len(kept['seeds']) == 3 and kept['variants'].keys() == transfer.VARIANTS.keys()
     assert kept['command'] and kept['git_commit'] and kept['device']
 
 
