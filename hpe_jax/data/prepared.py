@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from hpe_jax import files, geometry
-from hpe_jax.errors import UserError
+from hpe_jax.errors import UserError, WriteError
 from hpe_jax.inference import images
 
 # The first half of `config.data.dataset` -> the module of its builder.
@@ -74,6 +74,7 @@ def open_dataset(data: ConfigDict) -> tfds.core.DatasetBuilder:
 
     Raises:
       UserError: the dataset's name, its folder or its files are wrong.
+      WriteError: the disk is full, or can only be read.
     """
     if ',' in data.dataset:
         raise UserError(f'config.data.dataset={data.dataset!r}: several data sets where one is expected; name one')
@@ -119,7 +120,12 @@ def _prepare(builder: tfds.core.DatasetBuilder, manual_dir: str) -> None:
     files.check_writable(Path(builder.data_path).parent)
     recorded = Path(sys.modules[type(builder).__module__].__file__).with_name('checksums.tsv').read_text().strip()
     download = tfds.download.DownloadConfig(manual_dir=manual_dir or None, register_checksums=not recorded)
-    builder.download_and_prepare(download_config=download)
+    try:
+        builder.download_and_prepare(download_config=download)
+        files.sync_tree(Path(builder.data_path))
+    except (OSError, RuntimeError) as e:  # array_record raises the second where the disk is full
+        reason = getattr(e, 'strerror', None) or str(e).partition('\n')[0]
+        raise WriteError(f'cannot write {builder.data_path}: {reason}') from e
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,12 +4,13 @@ import os
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 from PIL import Image
 
 from hpe_jax.data import prepared
 from hpe_jax.data.freihand import folder
-from hpe_jax.errors import UserError
+from hpe_jax.errors import UserError, WriteError
 from tests import drawn_hands
 
 
@@ -28,6 +29,20 @@ def test_another_folder_is_never_mistaken_for_the_first(freihand_like, tmp_path)
     other = drawn_hands.write(tmp_path / 'other', 6, seed=1)
     prepared.open_dataset(config(tmp_path, freihand_like))
     assert prepared.open_dataset(config(tmp_path, other)).info.splits.total_num_examples == 6
+
+
+@pytest.mark.parametrize(
+    'error', [OSError(28, 'No space left on device'), RuntimeError('Failed: No space left on device')]
+)
+def test_a_full_disk_is_reported_and_leaves_nothing_under_the_final_name(freihand_like, tmp_path, monkeypatch, error):
+    def write(*_):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tfds.core.writer.ExampleWriter, 'write', write)
+        with pytest.raises(WriteError, match='cannot write .*freihand/raw/1.0.0: .*No space left on device$'):
+            prepared.open_dataset(config(tmp_path, freihand_like))
+    assert prepared.open_dataset(config(tmp_path, freihand_like)).info.splits['train'].num_examples == 10
 
 
 @pytest.mark.parametrize('dataset', ['freihnd/raw', 'freihand/ful'])
