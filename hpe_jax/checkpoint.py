@@ -115,6 +115,7 @@ class Checkpoints:
             self._save(epoch, meta, arrays)
             files.sync_tree(self.folder / str(epoch))
             files.sync(self.folder)
+            files.sync(self.folder.parent)  # which has its name
             for old in set(self.epochs()[:-2]) - {self.best()}:
                 self._manager.delete(old)
         except (OSError, ValueError) as e:  # TensorStore raises ValueError where a disk is full
