@@ -69,7 +69,10 @@ class Checkpoints:
                 'meta': ocp.JsonCheckpointHandler(),
             },
             options=ocp.CheckpointManagerOptions(
-                enable_async_checkpointing=False, read_only=read_only, create=not read_only
+                enable_async_checkpointing=False,
+                read_only=read_only,
+                create=not read_only,
+                lightweight_initialize=True,  # one that is damaged does not keep the others from being found
             ),
         )
 
