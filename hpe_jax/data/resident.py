@@ -19,9 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Int, UInt8
-from tqdm import tqdm
 
-from hpe_jax import files, geometry, sharding
+from hpe_jax import files, geometry, runtime, sharding
 from hpe_jax.data import prepared
 from hpe_jax.data.prepared import Split
 from hpe_jax.errors import UserError
@@ -185,7 +184,7 @@ def _keep(split: Split, size: int, path: Path) -> None:
         shape = (len(split), size, size, 3)
         np.lib.format.write_array_header_1_0(file, {'descr': '|u1', 'fortran_order': False, 'shape': shape})
         decoded = pool.map(partial(decode, size=size), split.photos)
-        for photo in tqdm(decoded, 'Decoding photos', len(split), disable=None):
+        for photo in runtime.progress(decoded, len(split), 'photo', 'Decoding photos'):
             file.write(photo.tobytes())
     with files.replacing(path.with_suffix('.npz')) as temporary:
         labels = {name: getattr(split, name) for name in LABELS}
