@@ -24,7 +24,7 @@ import orbax.checkpoint as ocp
 from flax import nnx
 
 from hpe_jax import files
-from hpe_jax.errors import UserError
+from hpe_jax.errors import UserError, WriteError
 
 SPARE = 1 << 20  # bytes, for what a checkpoint holds beside its arrays, and for the records of the epoch
 
@@ -69,7 +69,10 @@ class Checkpoints:
                 'meta': ocp.JsonCheckpointHandler(),
             },
             options=ocp.CheckpointManagerOptions(
-                enable_async_checkpointing=False, read_only=read_only, create=not read_only
+                enable_async_checkpointing=False,
+                read_only=read_only,
+                create=not read_only,
+                lightweight_initialize=True,  # one that is damaged does not keep the others from being found
             ),
         )
 
@@ -96,7 +99,8 @@ class Checkpoints:
         When it returns, a power cut does not lose it.
 
         Raises:
-          UserError: a weight is NaN or infinite; or the disk is full or cannot be written.
+          UserError: a weight is NaN or infinite.
+          WriteError: the disk is full, or cannot be written.
         """
         arrays = {'model': leaves(model), 'optimizer': leaves(optimizer)}
         for name, array in arrays['model'].items():
@@ -114,16 +118,12 @@ class Checkpoints:
             self._save(epoch, meta, arrays)
             files.sync_tree(self.folder / str(epoch))
             files.sync(self.folder)
+            files.sync(self.folder.parent)  # which has its name
             for old in set(self.epochs()[:-2]) - {self.best()}:
                 self._manager.delete(old)
         except (OSError, ValueError) as e:  # TensorStore raises ValueError where a disk is full
             reason = getattr(e, 'strerror', None) or str(e).partition('\n')[0]
-            last = self.latest()
-            raise UserError(
-                f'cannot write checkpoint {self.folder / str(epoch)}: {reason}; '
-                + ('there is none before it' if last is None else f'the last good one is epoch {last}')
-                + '; mend that and give the same command again, which goes on from there'
-            ) from e
+            raise WriteError(f'cannot write checkpoint {self.folder / str(epoch)}: {reason}') from e
 
     def _check_space(self, arrays: dict) -> None:
         """Orbax leaves tasks behind that print tracebacks when the disk becomes full, so it is not to begin."""

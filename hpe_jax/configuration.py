@@ -85,7 +85,8 @@ def check(config: ConfigDict) -> None:
     for field, known in choices.items():
         value = fields(config)[field]
         if value not in known:
-            raise UserError(f'config.{field}={value!r}: unknown; choose from {", ".join(map(str, known))}')
+            value = repr(value).strip()  # that of an empty section ends a line
+            raise UserError(f'config.{field}={value}: unknown; choose from {", ".join(map(str, known))}')
     for name in config.eval.decoders:
         if name not in heatmap.DECODERS:
             raise UserError(f'config.eval.decoders.{name}: unknown; choose from {", ".join(heatmap.DECODERS)}')
@@ -218,7 +219,8 @@ def saved(workdir: str | Path) -> dict | None:
         )
     for field, value in ADDED.items() if nested else ():
         section, name = field.split('.')
-        nested.setdefault(section, {}).setdefault(name, value)
+        if isinstance(nested.setdefault(section, {}), dict):
+            nested[section].setdefault(name, value)
     return nested
 
 
@@ -244,7 +246,7 @@ def load(workdir: str | Path, overrides: Mapping | None = None) -> ConfigDict:
             raise UserError(f'config.{field}={value!r}: {e}') from e
     try:
         check(config)
-    except (KeyError, AttributeError) as e:
+    except (KeyError, AttributeError, TypeError, ValueError) as e:
         raise UserError(f'{Path(workdir) / FILE} is no whole config: {e}') from e
     return config
 

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from hpe_jax.errors import UserError
+from hpe_jax.errors import UserError, WriteError
 
 
 @contextlib.contextmanager
@@ -17,7 +17,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """Yields a temporary path in the same folder (same suffix) that becomes `path` if the block succeeds.
 
     Raises:
-      UserError: the folder or the file cannot be written.
+      WriteError: the folder or the file cannot be written.
     """
     path = Path(path)
     name = os.fsencode(path.name)  # of up to 255 bytes, which must not grow
@@ -29,7 +29,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
         sync(path.parent)
     except OSError as e:
-        raise UserError(f'cannot write {path}: {e.strerror or e}') from e
+        raise WriteError(f'cannot write {path}: {e.strerror or e}') from e
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -41,6 +41,7 @@ def locked(folder: str | Path) -> Iterator[None]:
 
     Raises:
       UserError: another process has the lock; the message names it.
+      WriteError: the folder cannot be written.
     """
     try:
         import fcntl
@@ -48,15 +49,18 @@ def locked(folder: str | Path) -> Iterator[None]:
         yield
         return
     path = Path(folder) / '.lock'
-    with path.open('a+') as file:
+    with contextlib.ExitStack() as stack:
         try:
+            file = stack.enter_context(path.open('a+b', buffering=0))
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file.truncate(0)
+            file.write(f'process {os.getpid()} on {socket.gethostname()}'.encode())
         except BlockingIOError as e:
             file.seek(0)
-            raise UserError(f'{folder} is in use by {file.read()}; wait for its end, or choose another folder') from e
-        file.truncate(0)
-        file.write(f'process {os.getpid()} on {socket.gethostname()}')
-        file.flush()
+            holder = file.read().decode(errors='replace')
+            raise UserError(f'{folder} is in use by {holder}; wait for its end, or choose another folder') from e
+        except OSError as e:
+            raise WriteError(f'cannot write {path}: {e.strerror or e}') from e
         try:
             yield
         finally:
@@ -103,7 +107,7 @@ def check_writable(folder: str | Path) -> None:
     """Makes the folder.
 
     Raises:
-      UserError: it cannot be made or written to.
+      WriteError: it cannot be made or written to.
     """
     with replacing(Path(folder) / 'probe') as temporary:
         temporary.touch()

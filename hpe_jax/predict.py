@@ -20,7 +20,6 @@ import argparse
 import contextlib
 import os
 import sys
-import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +30,6 @@ from typing import NamedTuple
 import numpy as np
 from absl import logging
 from PIL import Image
-from tqdm import tqdm
 
 from hpe_jax import checkpoint, files, hand, logbook, runtime, visualize
 from hpe_jax.errors import UserError
@@ -40,7 +38,6 @@ from hpe_jax.inference.estimator import HANDS, HandPose, HandPoseEstimator
 from hpe_jax.inference.tracking import HandsTracker, Tracker
 from hpe_jax.trained_model import SHIPPED
 
-EVERY = 10.0  # seconds between lines where no terminal watches
 FAINT = 0.3  # opacity of a hand whose score is below min_score
 LONGEST_JPEG = 65_500  # pixels
 MOST_PIXELS = 100_000_000  # of a batch
@@ -104,23 +101,6 @@ class Overlays:
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
-
-
-class Progress(tqdm):
-    """A bar where a terminal watches, a line now and then where none does."""
-
-    def __init__(self, total: int | None, unit: str):
-        super().__init__(total=total, unit=unit, disable=None)
-        self._count, self._total, self._unit, self._began = 0, total, unit, time.monotonic()
-        self._said = self._began
-
-    def step(self) -> None:
-        self.update()
-        self._count, now = self._count + 1, time.monotonic()
-        if self.disable and now - self._said > EVERY:
-            self._said, rate = now, self._count / (now - self._began)
-            left = f' of {self._total}, {(self._total - self._count) / rate:.0f} s left' if self._total else ''
-            print(f'{self._count}{left}, {rate:.1f} {self._unit}s a second', flush=True)
 
 
 class Prediction:
@@ -187,7 +167,7 @@ class Prediction:
         """In batches of hands; the next photos are read meanwhile. Returns those files that are of another kind, each
         with what is to be called with it."""
         batch, others, read = [], {}, partial(images.picture, first_frame=self.options.first_frame)
-        with ThreadPoolExecutor() as pool, Progress(len(todo), 'photo') as bar:
+        with ThreadPoolExecutor() as pool, runtime.Progress(len(todo), 'photo') as bar:
             try:
                 ready = min(2 * self.options.batch_size, (os.cpu_count() or 1) + 4)  # large photos take 200 MB each
                 for file, reading in inputs.ahead(pool, read, todo, ready):
@@ -203,7 +183,7 @@ class Prediction:
                     if self._is_full(batch):
                         self._predict(batch)
                         batch = []
-                    bar.step()
+                    bar.update()
                 self._predict(batch)
             except BaseException:
                 pool.shutdown(cancel_futures=True)
@@ -281,7 +261,7 @@ class Prediction:
         try:
             with (
                 reading(file) as clip,
-                Progress(clip.num_frames, 'frame') as bar,
+                runtime.Progress(clip.num_frames, 'frame') as bar,
                 self._written(file, clip, '' if inputs.is_video(file) else '.mp4') as write,
             ):
                 self._frames(file, clip, bar, write)
@@ -302,7 +282,7 @@ class Prediction:
                     self._fail(file, e)
             yield write
 
-    def _frames(self, file: str, clip: video.Video, bar: Progress, write) -> None:
+    def _frames(self, file: str, clip: video.Video, bar: runtime.Progress, write) -> None:
         trackers, hands_tracker = [], HandsTracker(self.estimator, self.options.max_hands, self.options.smooth)
         try:
             for index, seconds, image in clip.frames:
@@ -319,7 +299,7 @@ class Prediction:
                     self._add(file, image.shape[1::-1], pose, index, seconds)
                 if write:
                     write = self._write(file, write, self.overlays.draw(image, shown), seconds)
-                bar.step()
+                bar.update()
         except Exception as e:  # the video that is written ends here, too
             self._fail(file, e)
 

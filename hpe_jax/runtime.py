@@ -1,14 +1,20 @@
-"""What a process keeps for later, freed memory and compiled programs; and how signals stop it."""
+"""What a process keeps for later, freed memory and compiled programs; how signals stop it; how far it has come."""
 
 import ctypes
 import os
 import signal
 import sys
 import threading
+import time
+from collections.abc import Iterable, Iterator
 from importlib import metadata, util
 from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
 
 COMPILED = os.environ.get('JAX_COMPILATION_CACHE_DIR') or '~/.cache/hpe_jax/compiled'
+EVERY = 10  # seconds between two lines of Progress
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of glibc's malloc.h
 
 
@@ -70,3 +76,32 @@ class StopSignals:
     def _restore(self) -> None:
         for signum, handler in self._usual.items():
             signal.signal(signum, handler)
+
+
+class Progress(tqdm):
+    """A bar where a terminal watches, a line every ten seconds where none does.
+
+    bar: false where another bar is shown already.
+    """
+
+    def __init__(self, total: int | None, unit: str, what: str = '', bar: bool = True):
+        super().__init__(total=total, unit=unit, desc=what or None, disable=None if bar else True)
+        self._lines = self.disable and not sys.stderr.isatty()
+        self._count, self._total, self._unit, self._what = 0, total, unit, f'{what}: ' if what else ''
+        self._began = self._said = time.monotonic()
+
+    def update(self, n: int = 1) -> None:
+        super().update(n)
+        self._count, now = self._count + n, time.monotonic()
+        if self._lines and now - self._said > EVERY:
+            self._said, rate = now, self._count / (now - self._began)
+            left = f' of {self._total}, {(self._total - self._count) / rate:.0f} s left' if self._total else ''
+            print(f'{self._what}{self._count}{left}, {rate:.1f} {self._unit}s a second', flush=True)
+
+
+def progress(items: Iterable, total: int, unit: str, what: str, bar: bool = True) -> Iterator[Any]:
+    """The items, with a Progress."""
+    with Progress(total, unit, what, bar) as shown:
+        for item in items:
+            yield item
+            shown.update()

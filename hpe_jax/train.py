@@ -35,7 +35,7 @@ from hpe_jax import (
     trained_model,
 )
 from hpe_jax.data import prepared, sources
-from hpe_jax.errors import UserError
+from hpe_jax.errors import UserError, WriteError
 
 
 class TrainState(nnx.Module):
@@ -118,12 +118,18 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
       the content of report.json.
 
     Raises:
-      UserError: the config, the data or the run directory cannot be used, or the loss became NaN or infinite.
+      UserError: the config, the data or the run directory cannot be used, the disk is full or can only be read, or the
+        loss became NaN or infinite.
       runtime.Stopped: by a signal; the last step is saved, and the same call goes on from it.
     """
     check(config, workdir)
     with files.locked(workdir) if sharding.is_main() else contextlib.nullcontext():
-        return run(config, workdir)
+        try:
+            return run(config, workdir)
+        except (OSError, WriteError) as e:
+            kept = checkpoint.Checkpoints(workdir, read_only=True).latest()
+            last = 'there is no checkpoint yet' if kept is None else f'the last good checkpoint is epoch {kept}'
+            raise UserError(f'{e}; {last}; mend that and give the same command again, which goes on from there') from e
 
 
 def run(config: ConfigDict, workdir: str | Path) -> dict:
@@ -152,7 +158,8 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
     began = time.perf_counter()
     first = len(history)
     # Of several processes each would stop after a different step, and wait for the others for ever.
-    with runtime.StopSignals(noted=jax.process_count() == 1) as signals:
+    stop_signals = runtime.StopSignals(noted=jax.process_count() == 1)
+    with stop_signals as signals, contextlib.closing(log) if log else contextlib.nullcontext():
         for epoch in range(first, first if is_done(config, history) else train.epochs):
             if in_one_call:
                 finished = in_one_call(epoch, horizon(config, history))
@@ -193,8 +200,6 @@ def run(config: ConfigDict, workdir: str | Path) -> dict:
             if done:
                 break
     bar.close()
-    if log:
-        log.close()
     return report.write(config, workdir, train_state.best_model, checkpoints, history, data)
 
 

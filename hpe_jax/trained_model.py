@@ -198,10 +198,18 @@ def load(workdir: str | Path = SHIPPED, overrides: Mapping | None = None) -> Tra
     Raises:
       UserError: it is no run directory, a field cannot work, or the checkpoint is corrupt or of another model.
     """
+    _check_config(workdir)
     config = configuration.load(workdir, {'model.conv': 'xla'} | dict(overrides or {}))
     model = nnx.eval_shape(lambda: models.make(config))  # the initial values are not needed
     epoch, meta = restore_best(workdir, model)
-    digests = [configuration.digest(configuration.saved(workdir), fixed) for fixed in ((), configuration.ONCE_FIXED)]
-    if meta.get('config_sha256') not in (None, *digests):
-        raise UserError(f'{workdir}/{configuration.FILE} is not the config that the checkpoint was made with')
     return TrainedModel(Path(workdir), config, epoch, model, meta)
+
+
+def _check_config(workdir: str | Path) -> None:
+    """Raises UserError if there is a config that is not that of the best checkpoint, before anything is made by it."""
+    saved, checkpoints = configuration.saved(workdir), checkpoint.Checkpoints(workdir, read_only=True)
+    best = None if saved is None else checkpoints.best()
+    made_with = None if best is None else checkpoints.meta(best).get('config_sha256')
+    digests = [configuration.digest(saved or {}, fixed) for fixed in ((), configuration.ONCE_FIXED)]
+    if made_with not in (None, *digests):
+        raise UserError(f'{workdir}/{configuration.FILE} is not the config that the checkpoint was made with')

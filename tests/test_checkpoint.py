@@ -9,7 +9,7 @@ from flax import nnx
 
 from configs import tiny
 from hpe_jax import checkpoint, train
-from hpe_jax.errors import UserError
+from hpe_jax.errors import UserError, WriteError
 
 
 def state(seed: int = 0, optimizer: str = 'sgd', **model):
@@ -168,11 +168,10 @@ def test_a_full_disk_is_reported_before_anything_is_written(two_epochs, tmp_path
     kept = checkpoint.Checkpoints(tmp_path / 'run')
     before = kept.epochs()
     monkeypatch.setattr(shutil, 'disk_usage', lambda path: SimpleNamespace(free=900_000))
-    with pytest.raises(UserError) as raised:
+    with pytest.raises(WriteError) as raised:
         kept.save(epoch, some.model, some.optimizer, {}, 0.5)
-    last = 'there is none before it' if epoch == 1 else 'the last good one is epoch 2'
     assert f'checkpoints/{epoch}: 1.' in str(raised.value)
-    assert f' MB are needed and 0.9 MB are free; {last};' in str(raised.value)
+    assert ' MB are needed and 0.9 MB are free' in str(raised.value)
     assert kept.epochs() == before
     monkeypatch.undo()
     kept.save(epoch, some.model, some.optimizer, {}, 0.5)  # space was made
@@ -191,5 +190,5 @@ def test_what_a_disk_refuses_is_reported_in_a_sentence(two_epochs, tmp_path, mon
 
     monkeypatch.setattr(kept._manager, 'save', refuse)
     reason = 'Read-only file system' if isinstance(error, OSError) else 'RESOURCE_EXHAUSTED: Error writing'
-    with pytest.raises(UserError, match=f'checkpoints/3: {reason}; the last good one is epoch 2; mend that'):
+    with pytest.raises(WriteError, match=f'checkpoints/3: {reason}$'):
         kept.save(3, some.model, some.optimizer, {}, 0.5)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hpe_jax import files
-from hpe_jax.errors import UserError
+from hpe_jax.errors import UserError, WriteError
 
 ROOT = Path(__file__).parents[1]
 
@@ -47,6 +47,11 @@ except errors.UserError as e:
         said = subprocess.run(other, capture_output=True, text=True, check=True, cwd=ROOT).stdout
         assert f'{tmp_path} is in use by process {os.getpid()} on {socket.gethostname()}; wait for its end' in said
     assert subprocess.run(other, capture_output=True, text=True, check=True, cwd=ROOT).stdout == 'locked\n'
+
+
+def test_a_lock_that_cannot_be_written_is_reported(tmp_path):
+    with pytest.raises(WriteError, match='cannot write .*/.lock: No such file'), files.locked(tmp_path / 'absent'):
+        pytest.fail('locked')
 
 
 def test_what_gets_its_name_is_on_the_disk(tmp_path, monkeypatch):

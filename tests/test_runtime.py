@@ -60,3 +60,11 @@ def test_the_first_signal_is_noted_and_the_second_one_as_usual():
     with runtime.StopSignals(noted=False) as signals, pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
     assert signals.received is None and signal.getsignal(signal.SIGINT) is usual
+
+
+def test_progress_is_a_line_every_ten_seconds_where_no_terminal_watches(monkeypatch, capsys):
+    now = iter(range(0, 100, 4))
+    monkeypatch.setattr(runtime.time, 'monotonic', lambda: next(now))
+    assert list(runtime.progress('abcdef', 6, 'photo', 'Checking')) == list('abcdef')
+    lines = ['Checking: 3 of 6, 12 s left, 0.2 photos a second', 'Checking: 6 of 6, 0 s left, 0.2 photos a second']
+    assert capsys.readouterr().out.splitlines() == lines

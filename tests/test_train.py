@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from configs import tiny
-from hpe_jax import checkpoint, configuration, evaluate, metrics, runtime, train, trained_model
+from hpe_jax import checkpoint, configuration, evaluate, logbook, metrics, runtime, train, trained_model
 from hpe_jax.data import sources
-from hpe_jax.errors import UserError
+from hpe_jax.errors import UserError, WriteError
 from tests import command
 
 pytestmark = pytest.mark.slow
@@ -163,6 +163,21 @@ def test_killed_in_the_middle_and_started_again_equals_undisturbed(finished, con
     train.train_and_evaluate(config, workdir)
     assert 'Going on after epoch' in capfd.readouterr().out
     assert_same_run(config, workdir, finished[0])
+
+
+def test_a_full_disk_is_reported_and_the_same_command_goes_on_when_there_is_space(
+    finished, config, tmp_path, monkeypatch
+):
+    def record(log, history):
+        if len(history) == 2:
+            raise WriteError('cannot write a: No space left on device')
+
+    with monkeypatch.context() as patch:
+        patch.setattr(logbook.Logbook, 'record', record)
+        with pytest.raises(UserError, match='left on device; the last good checkpoint is epoch 2; mend that and give'):
+            train.train_and_evaluate(config, tmp_path)
+    train.train_and_evaluate(config, tmp_path)
+    assert_same_run(config, tmp_path, finished[0])
 
 
 def test_evaluate_mode_scores_the_best_checkpoint_of_any_split(finished, config):

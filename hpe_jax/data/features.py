@@ -2,6 +2,7 @@
 
 import numpy as np
 import tensorflow_datasets as tfds
+from jaxtyping import Float, Shaped
 
 PHOTO_SIZE = 224  # of FreiHAND, and of synthetic hands that name no other size
 VERSIONS = ('gs', 'hom', 'sample', 'auto')  # of a photo of FreiHAND
@@ -40,3 +41,9 @@ def hand_features(size: int = PHOTO_SIZE, depth: bool = True) -> dict:
         'sample_id': tfds.features.Scalar(dtype=np.int64, doc='Index of the unique photo.'),
         'version': tfds.features.ClassLabel(names=VERSIONS),
     }
+
+
+def channel_sums(pixels: Shaped[np.ndarray, 'h w 3']) -> Float[np.ndarray, '3 3']:
+    """Per channel of an image in [0, 255]: the number of pixels, and of these in [0, 1] the sum and that of squares."""
+    values = np.float64(pixels).reshape(-1, 3) / 255
+    return np.stack([np.full(3, len(values)), values.sum(0), (values**2).sum(0)], 1)

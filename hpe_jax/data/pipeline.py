@@ -15,9 +15,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow.experimental.numpy as tnp
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
-from hpe_jax import heatmap, sharding
+from hpe_jax import heatmap, runtime, sharding
 from hpe_jax.data.prepared import Split, in_batches, mixed_order
 
 tf.config.set_visible_devices([], 'GPU')  # the accelerator is JAX's
@@ -36,7 +35,8 @@ def cache(split: Split, size: int) -> Split:
     decoded = tf.data.Dataset.from_tensor_slices(split.photos).map(
         lambda photo: decode(photo, size), num_parallel_calls=tf.data.AUTOTUNE
     )
-    for i, photo in enumerate(tqdm(decoded.as_numpy_iterator(), 'Decoding photos', len(split), disable=None)):
+    decoded = runtime.progress(decoded.as_numpy_iterator(), len(split), 'photo', 'Decoding photos')
+    for i, photo in enumerate(decoded):
         photos[i] = photo
     return dataclasses.replace(split, photos=photos)
 

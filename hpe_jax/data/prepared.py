@@ -16,10 +16,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Bool, Float, Int
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
-from hpe_jax import files, geometry
-from hpe_jax.errors import UserError
+from hpe_jax import files, geometry, runtime
+from hpe_jax.data import features
+from hpe_jax.errors import UserError, WriteError
 from hpe_jax.inference import images
 
 # The first half of `config.data.dataset` -> the module of its builder.
@@ -74,6 +74,7 @@ def open_dataset(data: ConfigDict) -> tfds.core.DatasetBuilder:
 
     Raises:
       UserError: the dataset's name, its folder or its files are wrong.
+      WriteError: the disk is full, or can only be read.
     """
     if ',' in data.dataset:
         raise UserError(f'config.data.dataset={data.dataset!r}: several data sets where one is expected; name one')
@@ -95,17 +96,17 @@ def open_dataset(data: ConfigDict) -> tfds.core.DatasetBuilder:
         builder = builder_class(config=config, data_dir=str(root))
     except ValueError as e:  # TFDS found prepared data of another file format
         raise UserError(f'{root / name} holds prepared data that cannot be used ({e}): delete it') from e
+    builder.cache_dir = data.get('cache_dir', '')  # see cache_path
     if not builder.data_path.exists():
         _prepare(builder, manual_dir)
-    builder.cache_dir = data.get('cache_dir', '')  # see cache_path
     return builder
 
 
 def cache_path(builder: tfds.core.DatasetBuilder, name: str) -> Path:
-    """Where a file is kept that was computed from the prepared data of open_dataset: in config.data.cache_dir; or by
-    default beside these data, and where they can only be read, in the user's cache."""
+    """Where a file is kept that was computed from the prepared data of open_dataset: beside these data if it is there;
+    or in config.data.cache_dir; by default beside the data, and where they can only be read, in the user's cache."""
     beside, chosen = Path(builder.data_path), builder.cache_dir
-    if not chosen and ((beside / name).exists() or os.access(beside, os.W_OK)):
+    if (beside / name).exists() or (not chosen and os.access(beside, os.W_OK)):
         return beside / name
     place = f'{builder.info.full_name.replace("/", "-")}-{hashlib.sha256(bytes(beside.resolve())).hexdigest()[:8]}'
     return Path(chosen or '~/.cache/hpe_jax/data').expanduser() / place / name
@@ -119,7 +120,14 @@ def _prepare(builder: tfds.core.DatasetBuilder, manual_dir: str) -> None:
     files.check_writable(Path(builder.data_path).parent)
     recorded = Path(sys.modules[type(builder).__module__].__file__).with_name('checksums.tsv').read_text().strip()
     download = tfds.download.DownloadConfig(manual_dir=manual_dir or None, register_checksums=not recorded)
-    builder.download_and_prepare(download_config=download)
+    try:
+        builder.download_and_prepare(download_config=download)
+        for split, sums in getattr(builder, 'channel_sums', {}).items():
+            _keep_statistics(builder, split, builder.info.splits[split].num_examples, sums)
+        files.sync_tree(Path(builder.data_path))
+    except (OSError, RuntimeError) as e:  # array_record raises the second where the disk is full
+        reason = getattr(e, 'strerror', None) or str(e).partition('\n')[0]
+        raise WriteError(f'cannot write {builder.data_path}: {reason}') from e
 
 
 @dataclasses.dataclass(frozen=True)
@@ -308,21 +316,31 @@ def channel_statistics(
       split: the name to keep it under.
       photos: the split's encoded photos, None to read them; decoded only if the result is not there.
     """
-    path = cache_path(builder, f'channel_statistics-{hashlib.sha256(split.encode()).hexdigest()[:8]}.json')
+    path = _statistics_path(builder, split)
     if path.exists():
         kept = json.loads(path.read_text())
         return np.float32(kept['mean']), np.float32(kept['std'])
     photos = load(builder, split).photos.tolist() if photos is None else photos
     with ThreadPoolExecutor() as pool:
-        sums = sum(tqdm(pool.map(_channel_sums, photos), 'Channel statistics', len(photos), disable=None))
-    count, total, squares = sums[:, 0], sums[:, 1], sums[:, 2]
-    mean = total / count
-    std = np.sqrt(squares / count - mean**2)
-    files.write_json(path, {'split': split, 'photos': len(photos), 'mean': mean.tolist(), 'std': std.tolist()})
-    return np.float32(mean), np.float32(std)
+        sums = sum(runtime.progress(pool.map(_channel_sums, photos), len(photos), 'photo', 'Channel statistics'))
+    return _keep_statistics(builder, split, len(photos), sums)
+
+
+def _statistics_path(builder: tfds.core.DatasetBuilder, split: str) -> Path:
+    return cache_path(builder, f'channel_statistics-{hashlib.sha256(split.encode()).hexdigest()[:8]}.json')
 
 
 def _channel_sums(photo: bytes) -> np.ndarray:
-    """(3, 3): per channel the number of pixels, the sum, and the sum of squares, in float64."""
-    pixels = np.asarray(images.open_jpeg(photo).convert('RGB'), np.float64).reshape(-1, 3) / 255
-    return np.stack([np.full(3, len(pixels)), pixels.sum(0), (pixels**2).sum(0)], 1)
+    return features.channel_sums(np.asarray(images.open_jpeg(photo).convert('RGB')))
+
+
+def _keep_statistics(
+    builder: tfds.core.DatasetBuilder, split: str, num_photos: int, sums: Float[np.ndarray, '3 3']
+) -> tuple[Float[np.ndarray, '3'], Float[np.ndarray, '3']]:
+    """Mean and standard deviation of the sum of features.channel_sums over a split's photos."""
+    count, total, squares = sums.T
+    mean = total / count
+    std = np.sqrt(squares / count - mean**2)
+    about = {'split': split, 'photos': num_photos, 'mean': mean.tolist(), 'std': std.tolist()}
+    files.write_json(_statistics_path(builder, split), about)
+    return np.float32(mean), np.float32(std)

@@ -19,9 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Int, UInt8
-from tqdm import tqdm
 
-from hpe_jax import files, geometry, sharding
+from hpe_jax import files, geometry, runtime, sharding
 from hpe_jax.data import prepared
 from hpe_jax.data.prepared import Split
 from hpe_jax.errors import UserError
@@ -180,13 +179,13 @@ def _is_kept(builder: tfds.core.DatasetBuilder, expression: str, size: int, path
 
 def _keep(split: Split, size: int, path: Path) -> None:
     """Decodes all photos into one file and puts the labels beside it."""
-    with files.replacing(path) as temporary:
-        photos = np.lib.format.open_memmap(temporary, 'w+', np.uint8, (len(split), size, size, 3))
-        with ThreadPoolExecutor() as pool:
-            decoded = pool.map(partial(decode, size=size), split.photos)
-            for i, photo in enumerate(tqdm(decoded, 'Decoding photos', len(split), disable=None)):
-                photos[i] = photo
-        photos.flush()
+    # Not by a map of the file: where the disk is full, its writes end the process.
+    with files.replacing(path) as temporary, temporary.open('wb') as file, ThreadPoolExecutor() as pool:
+        shape = (len(split), size, size, 3)
+        np.lib.format.write_array_header_1_0(file, {'descr': '|u1', 'fortran_order': False, 'shape': shape})
+        decoded = pool.map(partial(decode, size=size), split.photos)
+        for photo in runtime.progress(decoded, len(split), 'photo', 'Decoding photos'):
+            file.write(photo.tobytes())
     with files.replacing(path.with_suffix('.npz')) as temporary:
         labels = {name: getattr(split, name) for name in LABELS}
         np.savez(temporary, **{name: label for name, label in labels.items() if label is not None})

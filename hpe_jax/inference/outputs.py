@@ -140,7 +140,7 @@ def _box_entries(content) -> list:
     if isinstance(content, list):
         return content
     if 'predictions' in content:
-        return content['predictions']
+        return list(content['predictions'])
     if 'annotations' in content:
         names = {image['id']: {'file': image['file_name'], 'frame': image.get('frame')} for image in content['images']}
         boxes = [(names[label['image_id']], *label['bbox']) for label in content['annotations']]

@@ -4,12 +4,13 @@ import os
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 from PIL import Image
 
 from hpe_jax.data import prepared
 from hpe_jax.data.freihand import folder
-from hpe_jax.errors import UserError
+from hpe_jax.errors import UserError, WriteError
 from tests import drawn_hands
 
 
@@ -28,6 +29,20 @@ def test_another_folder_is_never_mistaken_for_the_first(freihand_like, tmp_path)
     other = drawn_hands.write(tmp_path / 'other', 6, seed=1)
     prepared.open_dataset(config(tmp_path, freihand_like))
     assert prepared.open_dataset(config(tmp_path, other)).info.splits.total_num_examples == 6
+
+
+@pytest.mark.parametrize(
+    'error', [OSError(28, 'No space left on device'), RuntimeError('Failed: No space left on device')]
+)
+def test_a_full_disk_is_reported_and_leaves_nothing_under_the_final_name(freihand_like, tmp_path, monkeypatch, error):
+    def write(*_):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tfds.core.writer.ExampleWriter, 'write', write)
+        with pytest.raises(WriteError, match='cannot write .*freihand/raw/1.0.0: .*No space left on device$'):
+            prepared.open_dataset(config(tmp_path, freihand_like))
+    assert prepared.open_dataset(config(tmp_path, freihand_like)).info.splits['train'].num_examples == 10
 
 
 @pytest.mark.parametrize('dataset', ['freihnd/raw', 'freihand/ful'])
@@ -67,12 +82,13 @@ def test_channel_statistics_are_over_all_pixels_and_kept(freihand_like, tmp_path
     builder = prepared.open_dataset(config(tmp_path, freihand_like))
     # Two flat photos: a mean over photos of each one's own std would be zero.
     photos = [jpeg(np.full((8, 8, 3), grey, np.uint8)) for grey in (51, 204)]
-    mean, std = prepared.channel_statistics(builder, 'train', photos)
+    mean, std = prepared.channel_statistics(builder, 'train[:2]', photos)
     np.testing.assert_allclose(mean, 0.5, atol=1e-6)
     np.testing.assert_allclose(std, 0.3, atol=1e-6)
-    kept = prepared.channel_statistics(builder, 'train', [])
+    kept = prepared.channel_statistics(builder, 'train[:2]', [])
     np.testing.assert_array_equal(kept, (mean, std))
-    assert json.loads(next(builder.data_path.glob('channel_statistics-*')).read_text())['split'] == 'train'
+    splits = {json.loads(path.read_text())['split'] for path in builder.data_path.glob('channel_statistics-*')}
+    assert splits == {'train', 'validation', 'test', 'train[:2]'}
     other, _ = prepared.channel_statistics(builder, 'train[:1]', photos[:1])
     np.testing.assert_allclose(other, 0.2, atol=1e-6)
 
@@ -85,16 +101,26 @@ def test_what_is_computed_of_data_that_can_only_be_read_goes_elsewhere(freihand_
     monkeypatch.setattr(os, 'access', lambda path, mode: False)  # root may write anywhere, so that chmod is no test
     names = {path.name for path in builder.data_path.iterdir()}
     prepared.channel_statistics(builder, 'before', [])  # is there, and is read
-    mean, _ = prepared.channel_statistics(builder, 'train', photos)
+    mean, _ = prepared.channel_statistics(builder, 'train[:1]', photos)
     np.testing.assert_allclose(mean, 0.2, atol=1e-6)
     assert {path.name for path in builder.data_path.iterdir()} == names
     kept = list((tmp_path / 'home/.cache/hpe_jax/data').rglob('channel_statistics-*.json'))
-    assert [json.loads(path.read_text())['split'] for path in kept] == ['train']
-    np.testing.assert_array_equal(prepared.channel_statistics(builder, 'train', [])[0], mean)
+    assert [json.loads(path.read_text())['split'] for path in kept] == ['train[:1]']
+    np.testing.assert_array_equal(prepared.channel_statistics(builder, 'train[:1]', [])[0], mean)
 
     data.cache_dir = str(tmp_path / 'chosen')
-    prepared.channel_statistics(prepared.open_dataset(data), 'train', photos)
+    prepared.channel_statistics(prepared.open_dataset(data), 'train[:1]', photos)
     assert len(list((tmp_path / 'chosen').rglob('channel_statistics-*.json'))) == 1
+
+
+def test_preparing_decodes_each_photo_once_for_its_check_and_the_statistics(freihand_like, tmp_path, monkeypatch):
+    decode, decoded = folder.images.open_jpeg, []
+    monkeypatch.setattr(folder.images, 'open_jpeg', lambda source: decoded.append(source) or decode(source))
+    builder = prepared.open_dataset(config(tmp_path, freihand_like, 'freihand/full'))
+    kept = prepared.channel_statistics(builder, 'train')
+    assert sorted(decoded) == sorted((freihand_like / 'training/rgb').iterdir())
+    again = prepared.channel_statistics(builder, 'train[:100%]')
+    np.testing.assert_array_equal(kept, again)
 
 
 def test_channel_statistics_of_photos(freihand_like, tmp_path):

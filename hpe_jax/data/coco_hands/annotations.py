@@ -149,7 +149,8 @@ def read(path: Path, find_image: _Finder, joints: str = 'freihand', handedness: 
         if not isinstance(entry, dict) or not isinstance(entry.get('id'), int | str):
             raise UserError(f'{path}: found an entry of {kind} without an id; expected objects, each with its id')
         if kind == 'categories':
-            names[entry['id']] = entry.get('keypoints')
+            given = entry.get('keypoints')
+            names[entry['id']] = list(map(str, given)) if isinstance(given, list) else None
         elif kind == 'images':
             if entry['id'] in images:
                 raise UserError(f'{path}: image {entry["id"]}: its id is there twice; give each image its own')
@@ -201,7 +202,8 @@ def _checked_points(keypoints: Any) -> np.ndarray:
     points = _numbers(keypoints, 'keypoints')
     if points.size != 3 * NUM_KEYPOINTS:
         raise ValueError(f'it has {points.size / 3:g} keypoints of (x, y, v); expected {NUM_KEYPOINTS}')
-    points = points.reshape(-1, 3)
+    with np.errstate(over='ignore'):
+        points = points.reshape(-1, 3).astype(np.float32)
     if not np.isfinite(points).all():
         bad = int((~np.isfinite(points)).any(1).argmax())
         raise ValueError(f'its keypoint {bad} is {points[bad].tolist()}; expected finite numbers')
@@ -209,7 +211,7 @@ def _checked_points(keypoints: Any) -> np.ndarray:
         raise ValueError(f'its v are {np.unique(points[:, 2]).tolist()}; expected 0 (no label), 1 (occluded) or 2')
     if not points[:, 2].any():
         raise ValueError(f'none of its {NUM_KEYPOINTS} keypoints is labelled (v = 0); label some or delete it')
-    return points.astype(np.float32)
+    return points
 
 
 def _checked_box(box: Any, points: np.ndarray) -> np.ndarray:
@@ -219,8 +221,8 @@ def _checked_box(box: Any, points: np.ndarray) -> np.ndarray:
         low, high = labelled.min(0), labelled.max(0)
         box = [*low, *(high - low)]
     box = _numbers(box, 'bbox')
-    if box.shape != (4,) or not np.isfinite(box).all() or not (box[2:] > 0).all():
-        raise ValueError(f'its bbox {box.tolist()} has no area; expected x, y, width, height')
+    if box.shape != (4,) or not (np.abs(box) < 1e9).all() or not (box[2:] > 0).all():
+        raise ValueError(f'its bbox {box.tolist()} has no area, or no end; expected x, y, width, height')
     return np.concatenate([box[:2], box[:2] + box[2:]])
 
 
@@ -240,11 +242,8 @@ def _hand(path: Path, label: _Label, images: dict, names: dict, find_image: _Fin
     if image is None:
         what = f'its image {name} was found nowhere below {find_image.folder}, or more than once; put it there'
         raise error(path, label.annotation, what)
-    order = names.get(label.category)
-    if not (isinstance(order, list | None) and all(isinstance(joint, str) for joint in order or ())):
-        raise error(path, label.annotation, f"its category's keypoints are {order!r}; expected a list of names")
     try:
-        points = label.points[_order(order, joints)]
+        points = label.points[_order(names.get(label.category), joints)]
     except ValueError as e:
         raise error(path, label.annotation, f'{e}') from e
     full_name = f'{name} {label.annotation}{label.suffix}'
@@ -254,7 +253,7 @@ def _hand(path: Path, label: _Label, images: dict, names: dict, find_image: _Fin
 
 def _order(names: list[str] | None, joints: str) -> list[int]:
     """Where each of hand.JOINTS lies among the keypoints of a category with these names."""
-    known = sorted(map(str, names or ())) == sorted(JOINTS)
+    known = sorted(names or ()) == sorted(JOINTS)
     named = list(map(names.index, JOINTS)) if known else []
     if joints == 'names' and not known:
         raise ValueError(f"its category's keypoints are {names}; config.data.joints='names' expects {JOINTS}")

@@ -15,7 +15,7 @@ import tensorflow_datasets as tfds
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from hpe_jax import geometry
+from hpe_jax import geometry, runtime
 from hpe_jax.data import features
 from hpe_jax.data.coco_hands import annotations
 from hpe_jax.errors import UserError
@@ -81,7 +81,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, hands: list[annotations.Hand], start: int) -> Iterator[tuple]:
         read = functools.lru_cache(maxsize=1)(images.read)  # hands of one image follow each other
-        for i, hand in enumerate(hands, start):
+        for i, hand in enumerate(runtime.progress(hands, len(hands), 'hand', 'Preparing', bar=False), start):
             try:
                 example = crop_example(hand, read(hand.image), self.builder_config)
             except UserError as e:

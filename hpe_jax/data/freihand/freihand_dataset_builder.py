@@ -4,17 +4,19 @@ tfds build hpe_jax/data/freihand --manual_dir=FOLDER    from an extracted folder
 tfds build hpe_jax/data/freihand                        downloads the archives first (4.4 GB)
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from hpe_jax import geometry
+from hpe_jax import geometry, runtime
 from hpe_jax.data import features
 from hpe_jax.data.freihand import folder
 from hpe_jax.errors import UserError
 
+AHEAD = 512  # photos that are decoded while others are written
 URL = 'https://lmb.informatik.uni-freiburg.de/data/freihand/'
 
 
@@ -42,6 +44,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         # ArrayRecord has random access and needs no TensorFlow. (TFDS 4.9.10 loses examples when it writes Parquet: its
         # `_batched` skips ever more of the iterator after the first 100.)
         super().__init__(file_format=file_format or 'array_record', **kwargs)
+        self.channel_sums = {}  # features.channel_sums of each split that was prepared, over all its photos
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(
@@ -57,10 +60,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         if training.num_versions < len(versions):
             raise UserError(f"{root} holds the green-screen photos only: use 'freihand/raw', or extract all 130,240")
         bounds = features.split_bounds(len(training.xyz))
-        splits = {name: self._generate_examples(training, ids, versions) for name, ids in bounds.items() if ids}
+        splits = {name: self._generate_examples(name, training, ids, versions) for name, ids in bounds.items() if ids}
         if folder.has_evaluation(evaluation_root):
-            evaluation = folder.find(evaluation_root, 'evaluation')
-            splits['evaluation'] = self._generate_examples(evaluation, range(len(evaluation.xyz)), ('gs',))
+            part = folder.find(evaluation_root, 'evaluation')
+            splits['evaluation'] = self._generate_examples('evaluation', part, range(len(part.xyz)), ('gs',))
         return splits
 
     def _roots(self, dl_manager: tfds.download.DownloadManager) -> tuple[Path, Path]:
@@ -72,20 +75,29 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         training, evaluation = dl_manager.download_and_extract([URL + archive for archive in archives])
         return Path(training), Path(evaluation)
 
-    def _generate_examples(self, part: folder.Part, ids: range, versions: tuple[str, ...]) -> Iterator[tuple]:
-        uv = geometry.project(part.xyz, part.K)
-        for v, version in enumerate(versions):
-            for i in ids:
-                photo = part.photos[i + v * len(part.xyz)]
-                folder.check_photo(photo)
-                yield (
-                    i + v * len(part.xyz),
-                    {
-                        'image': str(photo),
-                        'xyz': part.xyz[i].astype(np.float32),
-                        'K': part.K[i].astype(np.float32),
-                        'uv': uv[i].astype(np.float32),
-                        'sample_id': i,
-                        'version': version,
-                    },
-                )
+    def _generate_examples(self, split: str, part: folder.Part, ids: range, versions: tuple[str, ...]) -> Iterator:
+        uv, total = geometry.project(part.xyz, part.K), 0
+        chosen = [(v, i) for v in range(len(versions)) for i in ids]
+        photos = [part.photos[i + v * len(part.xyz)] for v, i in chosen]
+        checked = runtime.progress(_checked(photos), len(photos), 'photo', f'Preparing {split}', bar=False)
+        for (v, i), photo, sums in zip(chosen, photos, checked, strict=True):
+            total += sums
+            yield (
+                i + v * len(part.xyz),
+                {
+                    'image': str(photo),
+                    'xyz': part.xyz[i].astype(np.float32),
+                    'K': part.K[i].astype(np.float32),
+                    'uv': uv[i].astype(np.float32),
+                    'sample_id': i,
+                    'version': versions[v],
+                },
+            )
+        self.channel_sums[split] = total
+
+
+def _checked(photos: Sequence[Path]) -> Iterator[np.ndarray]:
+    """folder.check_photo of each, on all cores."""
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, len(photos), AHEAD):
+            yield from pool.map(folder.check_photo, photos[start : start + AHEAD])

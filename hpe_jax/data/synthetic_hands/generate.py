@@ -19,9 +19,8 @@ import jax
 import numpy as np
 from absl import app, flags
 from PIL import Image
-from tqdm import tqdm
 
-from hpe_jax import files
+from hpe_jax import files, runtime
 from hpe_jax.data.features import PHOTO_SIZE
 from hpe_jax.data.synthetic_hands import render
 from hpe_jax.errors import UserError
@@ -96,7 +95,7 @@ def write(
         starts = range(0, number, CHUNK)
         with (
             ThreadPoolExecutor(threads or os.cpu_count()) as pool,
-            tqdm(total=number, desc='Rendering hands', unit='hand', disable=None) as bar,
+            runtime.Progress(number, 'hand', 'Rendering hands') as bar,
         ):
             print(f'Rendering {number} hands ({preset}) into {folder}; the renderer compiles first', flush=True)
             for done in pool.map(lambda start: _write_chunk(folder, start, number, preset, seed, size), starts):
