@@ -28,8 +28,6 @@ VARIANTS = {
         'optimizer.learning_rate': '0.004',
         'optimizer.options': "{'weight_decay': 0.02}",
     },
-    'SGD': {'optimizer.name': 'sgd', 'optimizer.learning_rate': '0.1', 'optimizer.options': "{'momentum': 0.9}"},
-    '1,000 renders': {'data.train_split': 'train[:1000]'},
     '47,911 renders': {'data.train_split': 'train'},
     'no augmentation': {
         f'augment.{name}': '0.0' for name in unet.get_config().augment if name not in ('fill', 'quarter_turns')
