@@ -64,7 +64,8 @@ def locked(folder: str | Path) -> Iterator[None]:
         try:
             yield
         finally:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # the disk may have become read-only, which is what the block reports
+                path.unlink()
 
 
 def sync(path: Path) -> None:

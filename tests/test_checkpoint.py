@@ -102,6 +102,14 @@ def test_a_corrupt_checkpoint_names_the_last_good_one(two_epochs, tmp_path, capf
     assert kept.latest() == 1 and kept.restore(1, some.model, some.optimizer) == {'mean': [0.1]}
 
 
+def test_one_that_is_damaged_does_not_keep_the_others_from_being_found(two_epochs, tmp_path):
+    source, some = two_epochs
+    folder = shutil.copytree(source, tmp_path / 'run')
+    (folder / 'checkpoints/2/_CHECKPOINT_METADATA').write_text('[]')  # orbax' own
+    kept = checkpoint.Checkpoints(folder, read_only=True)
+    assert kept.epochs() == [1, 2] and kept.restore(1, some.model, some.optimizer) == {'mean': [0.1]}
+
+
 def test_a_flipped_bit_in_the_weights_is_found(two_epochs, tmp_path):
     source, some = two_epochs
     folder = shutil.copytree(source, tmp_path / 'run')

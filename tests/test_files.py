@@ -54,6 +54,19 @@ def test_a_lock_that_cannot_be_written_is_reported(tmp_path):
         pytest.fail('locked')
 
 
+def test_a_lock_that_cannot_be_removed_hides_no_other_error(tmp_path, monkeypatch):
+    def unlink(path, missing_ok=False):
+        raise OSError(30, 'Read-only file system')
+
+    monkeypatch.setattr(Path, 'unlink', unlink)
+    with pytest.raises(UserError, match='why'), files.locked(tmp_path):
+        raise UserError('why')
+    monkeypatch.undo()
+    with files.locked(tmp_path):
+        assert (tmp_path / '.lock').exists()
+    assert not (tmp_path / '.lock').exists()
+
+
 def test_what_gets_its_name_is_on_the_disk(tmp_path, monkeypatch):
     events = []
     monkeypatch.setattr(files, 'sync', lambda path: events.append(path.name))

@@ -156,9 +156,11 @@ BAD = {
     'none': (lambda a, _: a.pop('keypoints'), 'it has 0 keypoints .*; expected 21'),
     'nan': (set_keypoint(4, float('nan'), 5, 2), r'its keypoint 4 is \[nan, 5.0, 2.0\]; expected finite'),
     'null': (set_keypoint(4, None, 5, 2), 'its keypoint 4 is .*nan'),
+    'float32': (set_keypoint(4, 1e300, 5, 2), r'its keypoint 4 is \[inf, 5.0, 2.0\]; expected finite'),
     'text': (set_keypoint(4, 'left', 5, 2), 'its keypoints are not all numbers'),
     'v': (set_keypoint(4, 1, 5, 3), r'its v are \[2.0, 3.0\]; expected 0'),
     'box': (lambda a, _: a.update(bbox=[3, 4, 0, 9]), r'its bbox \[3.0, 4.0, 0.0, 9.0\] has no area'),
+    'endless box': (lambda a, _: a.update(bbox=[3, 4, 1e308, 1e308]), 'its bbox .* has no area, or no end'),
     'short box': (lambda a, _: a.update(bbox=[3, 4]), 'its bbox .* has no area'),
     'unlabelled': (lambda a, _: a.update(keypoints=[1, 2, 0] * 21), 'none of its 21 keypoints is labelled'),
     'duplicate': (lambda a, c: c['annotations'].insert(0, dict(a)), 'its id is there twice'),
@@ -175,6 +177,14 @@ def test_a_bad_annotation_is_reported_in_one_sentence_with_file_and_id(plain, wh
         annotations.load(path)
     number = 0 if what == 'order' else 3
     assert str(error.value).startswith(f'{path}: annotation {number}: ') and '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('names', [0.5, 'wrist', {'a': 1}, [None], None])
+def test_a_category_whose_keypoints_are_no_names_has_none(plain, names):
+    path = edit(plain, lambda _, content: content['categories'][0].update(keypoints=names))
+    assert annotations.load(path)
+    with pytest.raises(UserError, match="config.data.joints='names' expects"):
+        annotations.load(path, 'names')
 
 
 def spoil(annotation, content):

@@ -107,7 +107,16 @@ def test_a_file_may_have_no_box(tmp_path, none):
 
 @pytest.mark.parametrize(
     'content',
-    ['no json', '3', '{"a.jpg": 3}', '[{"file": "a.jpg"}]', '[[1]]', '[' * 100_000, '[{"image_id": 1, "bbox": [1]}]']
+    [
+        'no json',
+        '3',
+        '{"predictions": 0.5}',
+        '{"a.jpg": 3}',
+        '[{"file": "a.jpg"}]',
+        '[[1]]',
+        '[' * 100_000,
+        '[{"image_id": 1, "bbox": [1]}]',
+    ]
     + ['[{"file": 3, "box": [1, 2, 3, 4]}]', '{"a\\u0000.jpg": [1, 2, 3, 4]}', '{"a.jpg": {"b": 3}}']
     + ['[{"file": "a.jpg", "frame": 1e400, "box": [1, 2, 3, 4]}]']
     + ['{"annotations": [{"image_id": 1, "bbox": [1, 2, 3, 4]}], "images": []}'],
