@@ -45,7 +45,7 @@ data=--data_dir=runs/tensorflow_datasets
 
 export JAX_DEFAULT_MATMUL_PRECISION=highest # not TF32, for the tests
 JAX_PLATFORMS=$("$python" -c 'import jax; print(jax.default_backend())') step tests 90 "$python" -m pytest -q \
-    tests/test_heatmap.py tests/test_losses.py tests/test_metrics.py tests/test_augment.py tests/models
+    tests/test_heatmap.py tests/test_losses.py tests/test_metrics.py
 unset JAX_DEFAULT_MATMUL_PRECISION
 step benchmark_render 120 "$python" -m experiments.benchmark_render --out="$out/benchmark_render.json" "${pictures[@]}"
 step benchmark_train 120 "$python" -m experiments.benchmark_train --output="$out/benchmark_train.json" "$data" \
