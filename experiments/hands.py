@@ -128,8 +128,16 @@ class Photos:
 
     @classmethod
     def read(cls, folder: str | Path) -> 'Photos':
-        """Those of `annotations.json`, see above."""
-        annotations = json.loads((Path(folder) / 'annotations.json').read_text())
+        """Those of `annotations.json`, see above.
+
+        Raises:
+          UserError: it, or a photo, cannot be read.
+        """
+        path = Path(folder) / 'annotations.json'
+        try:
+            annotations = json.loads(path.read_text())
+        except (OSError, ValueError) as e:
+            raise UserError(f'{path} cannot be read ({e}); expected the labels of the photos in that folder') from e
         pseudo = np.array([annotation['labels'] == 'pseudo' for annotation in annotations])
         return cls(
             [read_image(os.path.join(folder, annotation['file'])) for annotation in annotations],

@@ -134,7 +134,12 @@ def test_journal(tmp_path):
         journal.add({'file': file, 'keypoints': [[1.5, 2.5]] * 21})
         journal.finish(file)
     journal.close(remove=False)
-    campaign(40, tmp_path / 'whole', lambda root: outputs.Journal(root, {'a': 1}).close(remove=False), tmp_path)
+
+    def use(root: Path) -> None:
+        outputs.Journal(root, {'a': 1}).close(remove=False)
+
+    # What is damaged in it is predicted again.
+    assert campaign(40, tmp_path / 'whole', use, tmp_path) == {'used': 40}
 
 
 @pytest.mark.parametrize('files', ['**/*', 'config.json'])

@@ -1,0 +1,64 @@
+"""The score of the hands model on photos, by a made-up estimator."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments import hands
+from hpe_jax.errors import UserError
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Three photos: a right hand with pseudo-labels, a left one and one of unknown side without; boxes are 10 x 20."""
+    keypoints = np.random.default_rng(0).uniform(0, 1, (21, 2)) * [10, 20]
+    keypoints[:2] = [0, 0], [10, 20]
+    annotations = []
+    for i, (side, labels) in enumerate((('right', 'pseudo'), ('left', 'given'), (None, 'given'))):
+        Image.new('RGB', (40, 30), (i, 0, 0)).save(tmp_path / f'{i}.png')
+        points = (keypoints + i).tolist()
+        annotations.append({'file': f'{i}.png', 'keypoints': points, 'handedness': side, 'labels': labels})
+    (tmp_path / 'annotations.json').write_text(json.dumps(annotations))
+    return hands.Photos.read(tmp_path)
+
+
+def test_photos_are_predicted_as_of_their_side_in_the_crops_of_their_boxes(photos):
+    asked = {}
+
+    class Estimator(SimpleNamespace):
+        def predict(self, images, boxes):
+            for image, box in zip(images, boxes, strict=True):
+                asked[int(image[0, 0, 0])] = self.hand, box
+            return [SimpleNamespace(keypoints=photos.keypoints[int(image[0, 0, 0])] + [2, 0]) for image in images]
+
+    estimator = Estimator()
+    found = photos.predict(estimator)
+    assert estimator.relative_hand_size == hands.CROP
+    assert asked == {i: (side, [i, i, i + 10, i + 20]) for i, side in enumerate(('right', 'left', 'right'))}
+    np.testing.assert_array_equal(found, photos.keypoints + [2, 0])
+    scores = photos.scores(found)  # 2 pixels of the longer side's 20
+    assert {group: values['hands'] for group, values in scores.items()} == {'freihand_like': 1, 'other_sets': 2}
+    for values in scores.values():
+        assert values['nme_box'] == values['median'] == pytest.approx(0.1)
+        assert values['pck@0.2_box'] == 1
+
+
+def test_errors_are_over_the_longer_side_and_masked_ones_do_not_count():
+    true = np.array([[[0.0, 0.0], [3.0, 4.0]]])
+    distance = hands.errors(true + [0, 1], true, np.array([[True, False]]))
+    assert distance[0, 0] == 0.25 and np.isnan(distance[0, 1])
+    assert hands.summary(distance) == {
+        'hands': 1,
+        'nme_box': 0.25,
+        'median': 0.25,
+        'pck@0.1_box': 0.0,
+        'pck@0.2_box': 0.0,
+    }
+
+
+def test_a_folder_without_labels_is_refused_in_a_sentence(tmp_path):
+    with pytest.raises(UserError, match='annotations.json cannot be read .*; expected the labels of the photos'):
+        hands.Photos.read(tmp_path)
