@@ -39,14 +39,14 @@ class Shapes(NamedTuple):
 
 def random_background(key: Key[Array, ''], size: int, kinds: tuple[str, ...] = KINDS) -> Float[Array, 'size size 3']:
     """Linear RGB, about [0, 1], of a random picture without a hand."""
-    keys = jax.random.split(key, 5)
+    keys = jax.random.split(key, 6)
     weights = np.array([LIKELIHOOD[kind] * (kind in kinds) for kind in KINDS], np.float32)
     drawn = jax.random.choice(keys[0], len(KINDS), p=weights / weights.sum())
     kind = {name: drawn == number for number, name in enumerate(KINDS)}
     picture = _backdrop(keys[1], size, kind)
     shapes = [_field(keys[2], kind)]
     if set(kinds) - set(PLAIN):
-        shapes += [group(jax.random.fold_in(keys[2], 1 + n), kind) for n, group in enumerate(GROUPS)]
+        shapes += [group(key, kind) for key, group in zip(jax.random.split(keys[5], len(GROUPS)), GROUPS, strict=True)]
     picture = _draw(keys[3], picture, jax.tree.map(lambda *parts: jnp.concatenate(parts), *shapes))
     u = jax.random.uniform(keys[4], (2,))
     sharp = u[0] < jnp.where(kind['wall'] | kind['green_screen'], 0.7, 0.45)

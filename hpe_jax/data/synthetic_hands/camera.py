@@ -64,7 +64,7 @@ def sample_view(
       away: share of pictures that a detector must not take for one of a hand: it is far off the middle or out of the
         picture, far too small, or far too large.
     """
-    k_direction, k_roll, k_box, k_distance, k_place = jax.random.split(key, 5)
+    k_direction, k_roll, k_box, k_distance, k_place, k_away = jax.random.split(key, 6)
     eye = sample_direction(k_direction, elbow, max_tilt, frontal)
     R = look_from(eye, jax.random.uniform(k_roll, maxval=2 * jnp.pi))
     side = jax.random.uniform(k_box, minval=box[0], maxval=box[1])
@@ -72,7 +72,7 @@ def sample_view(
     place = jax.random.normal(k_place, (2,)) * (jitter if inside else 4 * jitter)
     place = 0.5 + jnp.clip(place, -room, room)
     if away:
-        side, place = _away(jax.random.fold_in(key, 1), away, side, place)
+        side, place = _away(k_away, away, side, place)
     distance = jax.random.uniform(k_distance, minval=DISTANCE_RANGE[0], maxval=DISTANCE_RANGE[1])
 
     points = keypoints @ R.T

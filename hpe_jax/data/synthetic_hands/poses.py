@@ -81,12 +81,13 @@ def limited(degrees: Float[Array, '*n k'], limits: Float[np.ndarray, 'k 2']) -> 
 
 def sample_candidate(key, joints, gesture, wrist, arm) -> Pose:
     """One pose of the gesture, closed until it touches, but perhaps still with overlaps."""
-    k_fingers, k_thumb, k_held = jax.random.split(key, 3)
+    k_fingers, k_thumb, k_radius, k_grasped, k_pinched = jax.random.split(key, 5)
     row = {field: jnp.asarray(values)[gesture] for field, values in gestures.table().items()}
     fingers = sample_fingers(k_fingers, row)
     thumb = row['thumb'] + row['noise'] * jax.random.normal(k_thumb, (5,))
     thumb = limited(thumb, gestures.THUMB_LIMITS)
-    held = sample_grasped(k_held, row, joints)
+    radius = held_radius(k_radius, row, joints)
+    held = sample_grasped(k_grasped, row, joints, radius)
 
     # A grasp closes whole fingers, and then their outer joints; another finger only rolls up its outer joints.
     grasps = held.kind >= 0
@@ -95,12 +96,12 @@ def sample_candidate(key, joints, gesture, wrist, arm) -> Pose:
     pose = contact.close_fingers(joints, pose, fingers)
     pose = contact.close_fingers(joints, pose, fingers.at[:, :2].set(pose.fingers[:, :2]))
 
-    gap = jnp.where(row['holds'] == gestures.BEAD, 2 * held_radius(k_held, row, joints), 0.0)
+    gap = jnp.where(row['holds'] == gestures.BEAD, 2 * radius, 0.0)
     met = contact.meet(joints, pose, jnp.maximum(row['meets'], 0), gap)
     pose = jax.tree.map(lambda a, b: jnp.where(row['meets'] >= 0, a, b), met, pose)
     away = jnp.clip(pose.thumb + jnp.deg2rad(THUMB_AWAY), *contact.THUMB_RANGE)
     pose = contact.close_thumb(joints, pose._replace(thumb=away), pose.thumb)
-    return pose._replace(held=sample_pinched(k_held, row, joints, pose))
+    return pose._replace(held=sample_pinched(k_pinched, row, joints, pose, radius))
 
 
 def sample_fingers(key: Key[Array, ''], row: dict) -> Float[Array, '4 4']:
@@ -119,9 +120,8 @@ def held_radius(key: Key[Array, ''], row: dict, joints: Float[Array, '24 3']) ->
     return jax.random.uniform(key, minval=low, maxval=high) * contact.hand_scale(joints)
 
 
-def sample_grasped(key: Key[Array, ''], row: dict, joints: Float[Array, '24 3']) -> Held:
+def sample_grasped(key: Key[Array, ''], row: dict, joints: Float[Array, '24 3'], radius: Float[Array, '']) -> Held:
     """A ball in the palm, or a bar across it, for the fingers to close around; kind -1 for other gestures."""
-    radius = held_radius(key, row, joints)
     k_place, k_slant, k_length, k_long = jax.random.split(key, 4)
     scale = contact.hand_scale(joints)
     is_bar = row['holds'] == gestures.BAR
@@ -139,9 +139,10 @@ def sample_grasped(key: Key[Array, ''], row: dict, joints: Float[Array, '24 3'])
     return Held(kind, centre, axis, jnp.stack([length, radius]))
 
 
-def sample_pinched(key: Key[Array, ''], row: dict, joints: Float[Array, '24 3'], pose: Pose) -> Held:
+def sample_pinched(
+    key: Key[Array, ''], row: dict, joints: Float[Array, '24 3'], pose: Pose, radius: Float[Array, '']
+) -> Held:
     """A pen or a small thing between the pads of thumb and index finger; what is grasped already, else."""
-    radius = held_radius(key, row, joints)
     k_length, k_axis = jax.random.split(key)
     points, _ = contact.touch_points(joints, pose)
     keypoints = pose_bones(joints, pose)[0]

@@ -44,10 +44,14 @@ def hand_mesh() -> tuple[mesh.HandMesh, np.ndarray]:
 
 
 @functools.cache
-def noises() -> tuple[np.ndarray, np.ndarray]:
-    """Broad and fine noises over the hand at rest."""
+def noises() -> skin.Noises:
+    """Of the hand at rest."""
     rest = np.asarray(hand_mesh()[0].rest)
-    return skin.waves(rest, 0.06, 16, seed=1), skin.waves(rest, 0.02, 16, seed=2)
+    return skin.Noises(
+        broad=skin.waves(rest, 0.06, 16, seed=1),
+        fine=skin.waves(rest, 0.02, 16, seed=2),
+        grain=skin.waves(rest, 0.01, 32, seed=3),
+    )
 
 
 @functools.cache
@@ -77,12 +81,13 @@ def vertex_normals(
 
 def dressed_hand(key: Key[Array, ''], points: Float[Array, 'v 3'], garment: cloth.Garment) -> Surface:
     """The posed hand in the camera's frame, painted and dressed."""
-    keys = jax.random.split(key, 2)
+    k_relief, k_cloth, k_paint = jax.random.split(key, 3)
     loaded, around = hand_mesh()
     normals = vertex_normals(points, loaded.triangles, around)
-    points = cloth.cover(keys[0], points, normals, loaded.arm, noises()[0], garment)
+    points = points + skin.relief(k_relief, noises())[:, None] * normals
+    points = cloth.cover(k_cloth, points, normals, loaded.arm, noises().broad, garment)
     normals = vertex_normals(points, loaded.triangles, around)
-    reflectance, gloss = skin.paint(keys[1], loaded, *noises(), marks())
+    reflectance, gloss = skin.paint(k_paint, loaded, noises(), marks())
     thing = jnp.zeros(len(points), jnp.int32)
     covered = cloth.material_at(loaded.arm, thing, garment) != cloth.SKIN
     # Unrolled rest coordinates: the palm and the back lie flat, the arm's length runs on.
@@ -100,8 +105,8 @@ def random_things(
       near: a point of the hand, camera's frame, about which something may stand before it.
       with_held, occluders: see render.Config.
     """
-    keys = jax.random.split(key)
-    u, deviates = jax.random.uniform(keys[0], (12,)), jax.random.normal(keys[0], (2,))
+    keys = jax.random.split(key, 3)
+    u, deviates = jax.random.uniform(keys[0], (12,)), jax.random.normal(keys[2], (2,))
     shown, is_capsule = with_held & (held.kind >= 0), held.kind == 1
     axis, centre = view.R @ held.axis, view.R @ held.centre + view.t
     axes = objects.axes_along(axis, 2 * jnp.pi * u[0])

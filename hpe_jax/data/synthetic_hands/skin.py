@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from hpe_jax.data.synthetic_hands import mesh
-from hpe_jax.data.synthetic_hands.texture import Scalar, between
+from hpe_jax.data.synthetic_hands.texture import Scalar, between, named_uniforms
 
 ITA_RANGE = (-60.0, 65.0)  # degrees
 MELANIN = np.array([0.41, 0.36, 0.84], np.float32)  # optical density in linear R, G, B; after Tsumura et al. 2003
@@ -103,42 +103,73 @@ def _to_segment(points, start, end) -> np.ndarray:
     return np.linalg.norm(points - start - along[:, None] * (end - start), axis=-1)
 
 
-def paint(
-    key: Key[Array, ''],
-    hand: mesh.HandMesh,
-    broad: Float[np.ndarray, 'v n'],
-    fine: Float[np.ndarray, 'v n'],
-    marks: Marks,
-) -> tuple[Float[Array, 'v 3'], Float[Array, ' v']]:
-    """Reflectance (linear RGB) and gloss (0 dull, 1 wet) of each vertex of a random person's hand.
+class Noises(NamedTuple):
+    """Fixed noises over the vertices, see `waves`."""
 
-    Args:
-      broad, fine: noises over the vertices, see `waves`.
+    broad: Float[np.ndarray, 'v n']
+    fine: Float[np.ndarray, 'v n']
+    grain: Float[np.ndarray, 'v m']
+
+
+def relief(key: Key[Array, ''], noises: Noises) -> Float[Array, ' v']:
+    """How far the skin of a random person lies outside the mesh, metres: plump or thin, with bulges and wrinkles.
+
+    A network takes the shading of one smooth mesh for what hands look like: with bulges of 1 mm it took a tenth of the
+    backs for palms.
     """
-    keys = jax.random.split(key, 3)
-    strength = jax.random.uniform(jax.random.fold_in(key, 3), (5,))
-    u, deviates = jax.random.uniform(keys[0], (14,)), jax.random.normal(keys[1], (5, broad.shape[1]))
-    ita = between(u[0], *ITA_RANGE)
-    redness, chroma = jax.random.normal(keys[2], (2,))
+    k_size, k_bulges, k_wrinkles = jax.random.split(key, 3)
+    plump, bulge, wrinkle = jax.random.uniform(k_size, (3,))
+    bulges = mixed(jax.random.normal(k_bulges, noises.fine.shape[1:]), noises.fine)
+    wrinkles = mixed(jax.random.normal(k_wrinkles, noises.grain.shape[1:]), noises.grain)
+    return between(plump, -0.0008, 0.0016) + 0.0008 * bulge * bulges + 0.0003 * wrinkle * wrinkles
+
+
+def spots(key: Key[Array, ''], palm: Float[Array, ' v'], noises: Noises) -> tuple[Float[Array, ' v'], Float[Array, ' v']]:
+    """Blood and melanin of blotches and of lines that run anywhere, as strong on the back as in the palm.
+
+    A network that knows dark lines from palms alone takes whatever is blotched for a palm: half of the blotched backs.
+    """
+    k_strength, k_blotches, k_lines = jax.random.split(key, 3)
+    strength = jax.random.uniform(k_strength, (2, 2)) ** 2
+    blotches = mixed(jax.random.normal(k_blotches, noises.grain.shape[1:]), noises.grain)
+    lines = jnp.exp(-((mixed(jax.random.normal(k_lines, noises.grain.shape[1:]), noises.grain) / 0.12) ** 2))
+    blotched, lined = (back + (front - back) * palm for back, front in strength)
+    return 0.35 * blotched * blotches, 0.5 * lined * lines
+
+
+def paint(
+    key: Key[Array, ''], hand: mesh.HandMesh, noises: Noises, marks: Marks
+) -> tuple[Float[Array, 'v 3'], Float[Array, ' v']]:
+    """Reflectance (linear RGB) and gloss (0 dull, 1 wet) of each vertex of a random person's hand."""
+    k_uniform, k_normal, k_person, k_spots = jax.random.split(key, 4)
+    u = named_uniforms(
+        k_uniform,
+        'ita blotched red_tips red_creases red_lines red_knuckles freckled dark_creases dark_lines dark_knuckles '
+        'pale_tendons varnished varnish_red varnish_green varnish_blue pale_nails sweat nail_gloss',
+    )
+    deviates = jax.random.normal(k_normal, (4, noises.broad.shape[1]))
+    redness, chroma, palm_redness, palm_ita = jax.random.normal(k_person, (4,))
+    ita = between(u.ita, *ITA_RANGE)
     back = tone(ita, redness, 1.5 * chroma)
     # The palm has little melanin whatever the person: dark skin's palm is far lighter than its back.
-    palm = tone(jnp.maximum(ita, 0.5 * ita + 5), redness + 2, chroma)
+    palm = tone(jnp.maximum(ita, 0.5 * ita + 5) + 6 * palm_ita, redness + 2 + 2 * palm_redness, chroma)
     palm_side = hand.palm * jnp.clip(1 - hand.arm / 0.02, 0, 1)  # the forearm's underside is no palm
     skin = back + (palm - back) * palm_side[:, None]
 
-    blood = 0.12 * u[1] * mixed(deviates[0], fine)
-    blood += 0.35 * u[2] * hand.tip + 0.3 * u[3] * hand.crease * (1 - hand.palm)
-    blood += 0.5 * strength[0] * marks.lines + 0.45 * strength[1] * marks.knuckles
-    melanin = 0.08 * u[4] * (mixed(deviates[1], broad) + mixed(deviates[2], fine))
-    melanin += between(u[5], 0.2, 0.9) * hand.crease  # folds are darker on both sides
-    melanin += between(strength[2], 0.1, 0.8) * marks.lines + 0.3 * strength[3] * marks.knuckles
-    melanin -= 0.15 * strength[4] * marks.tendons
+    blood, melanin = spots(k_spots, hand.palm, noises)
+    blood += 0.12 * u.blotched * mixed(deviates[0], noises.fine)
+    blood += 0.35 * u.red_tips * hand.tip + 0.3 * u.red_creases * hand.crease * (1 - hand.palm)
+    blood += 0.5 * u.red_lines * marks.lines + 0.45 * u.red_knuckles * marks.knuckles
+    melanin += 0.08 * u.freckled * (mixed(deviates[1], noises.broad) + mixed(deviates[2], noises.fine))
+    melanin += 0.9 * u.dark_creases * hand.crease  # folds are darker on both sides
+    melanin += 0.8 * u.dark_lines * marks.lines + 0.3 * u.dark_knuckles * marks.knuckles
+    melanin -= 0.15 * u.pale_tendons * marks.tendons
     skin = skin * jnp.exp(-melanin[:, None] * MELANIN - blood[:, None] * HAEMOGLOBIN)
 
-    varnish = jnp.exp(between(u[6:9], -3.5, -0.2))
-    natural = skin * jnp.array([1.15, 1.2, 1.25]) + 0.05
-    nail = jnp.where(u[9] < 0.1, varnish, natural)
+    varnish = jnp.exp(between(jnp.stack([u.varnish_red, u.varnish_green, u.varnish_blue]), -3.5, -0.2))
+    natural = skin * (1 + u.pale_nails * jnp.array([0.15, 0.2, 0.25])) + 0.05 * u.pale_nails
+    nail = jnp.where(u.varnished < 0.1, varnish, natural)
     skin = skin + (nail - skin) * hand.nail[:, None]
 
-    sweat = u[10] ** 2 * jnp.clip(0.6 + 0.25 * mixed(deviates[3], fine), 0, 1)
-    return skin, jnp.maximum(sweat, hand.nail * between(u[11], 0.3, 1))
+    sweat = u.sweat**2 * jnp.clip(0.6 + 0.25 * mixed(deviates[3], noises.fine), 0, 1)
+    return skin, jnp.maximum(sweat, hand.nail * between(u.nail_gloss, 0.3, 1))

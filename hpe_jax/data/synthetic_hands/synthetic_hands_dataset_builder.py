@@ -37,11 +37,12 @@ def hands_config(name: str, preset: str, number: int, size: int = features.PHOTO
 class Builder(tfds.core.GeneratorBasedBuilder):
     """Hands that the project renders itself; free of any research licence. Split like FreiHAND."""
 
-    VERSION = tfds.core.Version('1.2.0')
+    VERSION = tfds.core.Version('1.3.0')
     RELEASE_NOTES = {
         '1.0.0': 'First version.',
         '1.1.0': "'studio' has 2,000 hands, not 1,600; `occluded`.",
         '1.2.0': 'Lines of the palm, knuckles and tendons, more contrast; pictures of other sizes.',
+        '1.3.0': 'Uneven, blotched and lined skin on both sides of the hand; fingers bent back; no key is used twice.',
     }
     BUILDER_CONFIGS = [hands_config('studio', 'studio', 2000), hands_config('full', 'full', 32560)]
 

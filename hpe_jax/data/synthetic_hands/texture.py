@@ -1,6 +1,7 @@
 """Noise, pattern tiles, colours and blur: the raw material of skin, cloth, things and backgrounds."""
 
 import functools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,12 @@ from jaxtyping import Array, Float, Int, Key
 TILE = 96  # pixels of a tile's side
 
 Scalar = Float[Array, ''] | float | int
+
+
+def named_uniforms(key: Key[Array, ''], names: str, shape: tuple[int, ...] = ()) -> SimpleNamespace:
+    """One uniform deviate of [0, 1), or an array of them, for each of the names, which spaces part."""
+    names = names.split()
+    return SimpleNamespace(**dict(zip(names, jax.random.uniform(key, (len(names), *shape)), strict=True)))
 
 
 def between(u: Float[Array, '*n'], low: Scalar, high: Scalar) -> Float[Array, '*n']:

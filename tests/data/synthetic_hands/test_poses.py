@@ -108,7 +108,7 @@ def test_it_fits_the_size_of_the_hand():
     """What a small hand grasps is as small."""
     key, ball = jax.random.key(1), jnp.array([poses.NAMES.index('ball')])
     row = {field: jnp.asarray(values)[ball[0]] for field, values in gestures.table().items()}
-    small, large = (poses.sample_grasped(key, row, size * JOINTS) for size in (0.8, 1.2))
+    small, large = (poses.sample_grasped(key, row, size * JOINTS, size * 0.03) for size in (0.8, 1.2))
     np.testing.assert_allclose(large.radii, small.radii * 1.5, rtol=1e-5)
     np.testing.assert_allclose(large.centre, small.centre * 1.5, rtol=1e-5)
 
