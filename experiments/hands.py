@@ -1,6 +1,7 @@
 """The hands model: ships the best checkpoint of a run, and scores it on renders and on real photos.
 
     python -m experiments.hands ship runs/hands        writes hpe_jax/weights/hands, without the state of the optimiser
+    python -m experiments.hands grow OUT --blocks=1,3,2   a deeper network with the same answers, for config.init_from
     python -m experiments.hands score [RUN] [--real=FOLDER] [--published=RUN] [--output=FILE.json] [--sheet=FILE.jpg]
 
 FOLDER holds `annotations.json`: a list of {file, keypoints, handedness, labels}, keypoints in pixels of the photo.
@@ -17,14 +18,17 @@ import shutil
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 from absl import logging
 from flax import nnx
 
-from hpe_jax import configuration, files, geometry, logbook, runtime, trained_model, visualize
+from hpe_jax import checkpoint, configuration, files, geometry, logbook, models, runtime, trained_model, visualize
 from hpe_jax.data import prepared, resident
 from hpe_jax.errors import UserError
 from hpe_jax.inference.estimator import HandPoseEstimator
@@ -47,6 +51,34 @@ def ship(workdir: str | Path, target: str | Path = SHIPPED) -> Path:
     config = configuration.load(workdir, {'model.conv': 'auto', 'init_from': ''})
     configuration.save(config, target)
     return target
+
+
+def grow(workdir: str | Path, target: str | Path, blocks: Sequence[int]) -> Path:
+    """Writes a run directory with the best checkpoint of a HandNet, made deeper: more residual blocks at some levels.
+
+    The new ones change nothing before they are trained: the scale of their last norm is 0, as Goyal et al.,
+    "Accurate, large minibatch SGD", 2017, initialise all.
+
+    Raises:
+      UserError: a level would have fewer blocks than before.
+    """
+    run = trained_model.load(workdir)
+    run.config.model.blocks = tuple(blocks)
+    model, before = models.make(run.config), checkpoint.leaves(run.model)
+    state = nnx.state(model)
+    after = {'.'.join(map(str, path)): variable for path, variable in nnx.to_flat_state(state)}
+    if missing := before.keys() - after.keys():
+        raise UserError(f'blocks {tuple(blocks)}: too few, since {workdir} has {min(missing)}; give more at that level')
+    for name, variable in after.items():
+        if name in before:
+            variable.set_value(before[name])
+        elif name.endswith('.norm.scale') and '.block.' not in name:
+            variable.set_value(jnp.zeros_like(variable.get_value()))
+    nnx.update(model, state)
+    configuration.save(run.config, target)
+    meta = dict(run.meta) | {'config_sha256': configuration.digest(run.config)}
+    checkpoint.Checkpoints(target).save(run.epoch, model, nnx.Optimizer(model, optax.sgd(0), wrt=nnx.Param), meta, 0.0)
+    return Path(target)
 
 
 def errors(predicted: np.ndarray, true: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
@@ -222,8 +254,9 @@ def table(result: dict) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser('python -m experiments.hands', description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument('action', choices=('ship', 'score'))
+    parser.add_argument('action', choices=('ship', 'grow', 'score'))
     parser.add_argument('run', nargs='?', default=str(SHIPPED), help='a run directory; default: the shipped model')
+    parser.add_argument('--blocks', default='1,3,2', help='residual blocks at each level of a grown network')
     parser.add_argument('--real', default='', metavar='FOLDER')
     parser.add_argument('--published', default='', metavar='RUN')
     parser.add_argument('--data_dir', default='runs/tensorflow_datasets')
@@ -232,6 +265,9 @@ def main() -> None:
     options = parser.parse_args()
     runtime.keep_freed()
     runtime.keep_compiled(runtime.COMPILED)
+    if options.action == 'grow':
+        print(grow(SHIPPED, options.run, [int(number) for number in options.blocks.split(',')]))
+        return
     if options.action == 'ship':
         print(ship(options.run))
         return

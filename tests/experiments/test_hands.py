@@ -3,11 +3,14 @@
 import json
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
+from flax import nnx
 from PIL import Image
 
 from experiments import hands
+from hpe_jax import trained_model
 from hpe_jax.errors import UserError
 
 
@@ -62,3 +65,20 @@ def test_errors_are_over_the_longer_side_and_masked_ones_do_not_count():
 def test_a_folder_without_labels_is_refused_in_a_sentence(tmp_path):
     with pytest.raises(UserError, match='annotations.json cannot be read .*; expected the labels of the photos'):
         hands.Photos.read(tmp_path)
+
+
+def test_a_grown_network_gives_the_same_answers_and_trains_on(tmp_path):
+    small = trained_model.load()
+    grown = trained_model.load(hands.grow(trained_model.SHIPPED, tmp_path / 'grown', (1, 3, 2)))
+    assert list(grown.config.model.blocks) == [1, 3, 2] and len(grown.model.down[1]) == len(small.model.down[1]) + 1
+    images = np.random.default_rng(0).integers(0, 256, (2, 128, 128, 3), np.uint8)
+    np.testing.assert_array_equal(grown.predict(images).heatmaps, small.predict(images).heatmaps)
+    gradients = nnx.grad(lambda model: model.logits(jax.numpy.asarray(images))['heatmaps'].sum())(
+        nnx.merge(*nnx.split(grown.model))
+    )
+    assert np.abs(gradients['down'][1][3]['norm']['scale'][...]).max() > 0
+
+
+def test_a_network_does_not_grow_backwards(tmp_path):
+    with pytest.raises(UserError, match='blocks .1, 1, 1.: too few, since .* has down.1.2'):
+        hands.grow(trained_model.SHIPPED, tmp_path / 'grown', (1, 1, 1))

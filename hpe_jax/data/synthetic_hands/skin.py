@@ -124,7 +124,9 @@ def relief(key: Key[Array, ''], noises: Noises) -> Float[Array, ' v']:
     return between(plump, -0.0008, 0.0016) + 0.0008 * bulge * bulges + 0.0003 * wrinkle * wrinkles
 
 
-def spots(key: Key[Array, ''], palm: Float[Array, ' v'], noises: Noises) -> tuple[Float[Array, ' v'], Float[Array, ' v']]:
+def spots(
+    key: Key[Array, ''], palm: Float[Array, ' v'], noises: Noises
+) -> tuple[Float[Array, ' v'], Float[Array, ' v']]:
     """Blood and melanin of blotches and of lines that run anywhere, as strong on the back as in the palm.
 
     A network that knows dark lines from palms alone takes whatever is blotched for a palm: half of the blotched backs.
