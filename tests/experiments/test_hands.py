@@ -67,6 +67,7 @@ def test_a_folder_without_labels_is_refused_in_a_sentence(tmp_path):
         hands.Photos.read(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_grown_network_gives_the_same_answers_and_trains_on(tmp_path):
     small = trained_model.load()
     grown = trained_model.load(hands.grow(trained_model.SHIPPED, tmp_path / 'grown', (1, 3, 2)))

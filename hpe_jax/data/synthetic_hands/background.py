@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from hpe_jax.data.synthetic_hands import rasterise, texture
-from hpe_jax.data.synthetic_hands.texture import between, log_between
+from hpe_jax.data.synthetic_hands.texture import between, log_between, named_uniforms
 
 LIKELIHOOD = {'wall': 3, 'green_screen': 3, 'litter': 3, 'collage': 4, 'indoors': 7, 'foliage': 3, 'clouds': 1}
 KINDS = tuple(LIKELIHOOD)
@@ -48,33 +48,35 @@ def random_background(key: Key[Array, ''], size: int, kinds: tuple[str, ...] = K
     if set(kinds) - set(PLAIN):
         shapes += [group(key, kind) for key, group in zip(jax.random.split(keys[5], len(GROUPS)), GROUPS, strict=True)]
     picture = _draw(keys[3], picture, jax.tree.map(lambda *parts: jnp.concatenate(parts), *shapes))
-    u = jax.random.uniform(keys[4], (2,))
-    sharp = u[0] < jnp.where(kind['wall'] | kind['green_screen'], 0.7, 0.45)
-    return texture.gaussian_blur(picture, jnp.where(sharp, 0.6, log_between(u[1], 0.7, 6)) * size / 224)
+    u = named_uniforms(keys[4], 'sharp blur')
+    sharp = u.sharp < jnp.where(kind['wall'] | kind['green_screen'], 0.7, 0.45)
+    return texture.gaussian_blur(picture, jnp.where(sharp, 0.6, log_between(u.blur, 0.7, 6)) * size / 224)
 
 
 def _backdrop(key, size, kind):
     """Two colours mixed by a gradient and noise: a wall, a screen with uneven light, leaves against the sky, clouds."""
     keys = jax.random.split(key, 4)
-    u, deviates = jax.random.uniform(keys[0], (8,)), jax.random.normal(keys[1], (3, 3))
+    u = named_uniforms(keys[0], 'chroma sky slope heading corner grain depth_of_folds folded')
+    deviates = jax.random.normal(keys[1], (3, 3))
     busy = kind['foliage'] | kind['clouds']
-    colours = texture.palette(keys[2], 2, u[0] * jnp.where(busy, 0.4, 0.2), jnp.where(busy, 0.8, 0.3))
+    colours = texture.palette(keys[2], 2, u.chroma * jnp.where(busy, 0.4, 0.2), jnp.where(busy, 0.8, 0.3))
     green = jnp.array([0.08, 0.3, 0.05]) * jnp.exp(0.25 * deviates[:2])
     colours = jnp.where(kind['green_screen'], green, colours)
     leaves = jnp.array([0.10, 0.13, 0.05]) * jnp.exp(0.5 * deviates[0, 0] + 0.25 * deviates[1])
-    sky = between(u[1], 0.4, 0.9) + 0.05 * deviates[2]
+    sky = between(u.sky, 0.4, 0.9) + 0.05 * deviates[2]
     colours = jnp.where(kind['foliage'], jnp.stack([leaves, sky]), colours)
 
-    noise = texture.octave_noise(keys[3], size, 3, jnp.where(kind['foliage'], between(u[2], 0, 0.5), 0.7 + 0.7 * u[2]))
-    heading = 2 * jnp.pi * u[3]
+    slope = jnp.where(kind['foliage'], between(u.slope, 0, 0.5), 0.7 + 0.7 * u.slope)
+    noise = texture.octave_noise(keys[3], size, 3, slope)
+    heading = 2 * jnp.pi * u.heading
     ramp = jnp.linspace(-1.5, 1.5, size)
     gradient = jnp.sin(heading) * ramp[:, None] + jnp.cos(heading) * ramp
     # Low gain gives uneven light, high gain two colours with a border: ragged, or straight as in a room's corner.
-    corner = ~busy & (u[4] < 0.3)
+    corner = ~busy & (u.corner < 0.3)
     gain = jnp.where(busy, 4.0, jnp.where(corner, 70.0, 0.6))
     mix = jax.nn.sigmoid(gain * (jnp.where(corner, 0.002, 1.0) * noise[0] + gradient))
-    grain = u[5] * jnp.where(busy, 0.5, 0.2)
-    folds = 0.5 * u[6] * (kind['green_screen'] & (u[7] < 0.6))
+    grain = u.grain * jnp.where(busy, 0.5, 0.2)
+    folds = 0.5 * u.depth_of_folds * (kind['green_screen'] & (u.folded < 0.6))
     shade = jnp.exp(grain * noise[1] - folds * jnp.exp(-3 * jnp.abs(noise[2])))[..., None]
     return (colours[0] + (colours[1] - colours[0]) * mix[..., None]) * shade
 
@@ -82,29 +84,31 @@ def _backdrop(key, size, kind):
 def _field(key, kind, count=192):
     """Dead leaves: shapes of all sizes by a power law, as much area in small ones as in large; boards indoors."""
     keys = jax.random.split(key, 3)
-    u = jax.random.uniform(keys[0], (8, count))
-    (amount, chroma, contrast, round_all, tilt), spare = jax.random.uniform(keys[1], (5,)), u[7]
+    u = named_uniforms(keys[0], 'size aspect angle upright x y nearness pattern', (count,))
+    every = named_uniforms(keys[1], 'amount chroma contrast roundness tilt')
+    amount = every.amount
     indoors, litter = kind['indoors'], kind['litter']
     low = jnp.where(litter, 0.035, jnp.where(indoors, 0.06, 0.05))
     high = jnp.where(litter, 0.1, 0.6)
-    long = low / jnp.sqrt(1 - u[0] * (1 - (low / high) ** 2))
-    short = long * log_between(u[1], 0.3, 1)
+    long = low / jnp.sqrt(1 - u.size * (1 - (low / high) ** 2))
+    short = long * log_between(u.aspect, 0.3, 1)
     share = jnp.where(litter, 1.0, jnp.where(indoors, 0.3 * amount, kind['collage'] * between(amount, 0.15, 1)))
     shown = jnp.arange(count) < share * count
-    square = 0.15 * (tilt - 0.5) + jnp.floor(4 * u[2]) * jnp.pi / 2
-    angle = jnp.where(u[3] < jnp.where(indoors, 0.9, 0.3), square, 2 * jnp.pi * u[2])
+    square = 0.15 * (every.tilt - 0.5) + jnp.floor(4 * u.angle) * jnp.pi / 2
+    angle = jnp.where(u.upright < jnp.where(indoors, 0.9, 0.3), square, 2 * jnp.pi * u.angle)
     brown = jnp.array([1.25, 0.95, 0.7]) ** (litter & (amount < 0.6))
-    colour = texture.palette(keys[2], count, chroma * jnp.where(indoors, 0.3, 0.5), between(contrast, 0.3, 0.8)) * brown
+    chroma, contrast = every.chroma * jnp.where(indoors, 0.3, 0.5), between(every.contrast, 0.3, 0.8)
+    colour = texture.palette(keys[2], count, chroma, contrast) * brown
     return Shapes(
-        centre=between(u[4:6].T, -0.1, 1.1),
+        centre=between(jnp.stack([u.x, u.y], -1), -0.1, 1.1),
         half=jnp.stack([long, short], -1) * shown[:, None],
         angle=angle,
-        roundness=jnp.where(indoors, 0.05, 1.3 * u[6] ** between(round_all, 0.3, 3)),
+        roundness=jnp.where(indoors, 0.05, 1.3 * u.nearness ** between(every.roundness, 0.3, 3)),
         colour=colour,
-        pattern=0.7 * spare**2,
-        slope=u[2:4].T - 0.5,
-        bulge=1.0 * (spare < 0.15),
-        layer=u[6],
+        pattern=0.7 * u.pattern**2,
+        slope=jnp.stack([u.angle, u.upright], -1) - 0.5,
+        bulge=1.0 * (u.pattern < 0.15),
+        layer=u.nearness,
     )
 
 
@@ -114,25 +118,28 @@ def _bars(key, kind, count=12, pieces=6):
     Each is a chain of short pieces, because the z-buffer's work goes with the bounding boxes of what it draws.
     """
     keys = jax.random.split(key, 3)
-    u, (some, amount, tilt) = jax.random.uniform(keys[0], (9, count)), jax.random.uniform(keys[1], (3,))
+    u = named_uniforms(keys[0], 'brightness upright angle length width metal x y slope', (count,))
+    every = named_uniforms(keys[1], 'shown amount tilt')
     plain = kind['wall'] | kind['green_screen']
-    shown = jnp.arange(count) < (some < jnp.where(kind['indoors'], 0.75, jnp.where(plain, 0.25, 0.4))) * amount * count
-    metal = log_between(u[0], 0.06, 0.7)[:, None] * jnp.array([0.97, 1, 1.03])
-    angle = jnp.where(u[1] < 0.6, 0.2 * (tilt - 0.5) + jnp.floor(2 * u[2]) * jnp.pi / 2, jnp.pi * u[2])
-    long = between(u[3], 0.4, 1.3)
+    shown = every.shown < jnp.where(kind['indoors'], 0.75, jnp.where(plain, 0.25, 0.4))
+    shown = jnp.arange(count) < shown * every.amount * count
+    metal = log_between(u.brightness, 0.06, 0.7)[:, None] * jnp.array([0.97, 1, 1.03])
+    square = 0.2 * (every.tilt - 0.5) + jnp.floor(2 * u.angle) * jnp.pi / 2
+    angle = jnp.where(u.upright < 0.6, square, jnp.pi * u.angle)
+    long = between(u.length, 0.4, 1.3)
     along = jnp.stack([jnp.cos(angle), jnp.sin(angle)], -1) * long[:, None]
     place = (2 * np.arange(pieces) + 1 - pieces)[:, None, None] / pieces
-    half = jnp.stack([1.01 * long / pieces, log_between(u[4], 0.004, 0.06)], -1) * shown[:, None]
+    half = jnp.stack([1.01 * long / pieces, log_between(u.width, 0.004, 0.06)], -1) * shown[:, None]
     bars = Shapes(
-        centre=between(u[6:8].T, -0.1, 1.1),
+        centre=between(jnp.stack([u.x, u.y], -1), -0.1, 1.1),
         half=half,
         angle=angle,
         roundness=jnp.full(count, 0.01),
-        colour=jnp.where(u[5, :, None] < 0.6, metal, texture.palette(keys[2], count, 0.3, 0.6)),
-        pattern=0.5 * u[5] ** 3,
-        slope=(u[8, :, None] - 0.5) * jnp.array([0.0, 1.0]),
-        bulge=1.0 * (u[0] < 0.7),
-        layer=2 * u[1],
+        colour=jnp.where(u.metal[:, None] < 0.6, metal, texture.palette(keys[2], count, 0.3, 0.6)),
+        pattern=0.5 * u.metal**3,
+        slope=(u.slope[:, None] - 0.5) * jnp.array([0.0, 1.0]),
+        bulge=1.0 * (u.brightness < 0.7),
+        layer=2 * u.upright,
     )
     chain = jax.tree.map(lambda x: jnp.concatenate([x] * pieces), bars)
     return chain._replace(centre=chain.centre + (place * along).reshape(-1, 2))
@@ -141,24 +148,25 @@ def _bars(key, kind, count=12, pieces=6):
 def _row(key, kind, count=16):
     """The same thing again and again in a line: books, bottles, keys, railings, windows."""
     keys = jax.random.split(key, 2)
-    u = jax.random.uniform(keys[0], (12,))
-    shown = u[0] < jnp.where(kind['wall'] | kind['green_screen'], 0.1, 0.35)
-    long = log_between(u[1], 0.02, 0.2)
-    short = long * log_between(u[2], 0.15, 1)
-    angle, direction = jnp.pi * u[3], jnp.pi * jnp.where(u[4] < 0.7, u[3] + 0.5, u[4])
-    pitch = (short + 0.5 * (long - short) * (u[4] >= 0.7)) * between(u[5], 1.6, 3.5)
+    u = named_uniforms(keys[0], 'shown length aspect angle direction pitch x y roundness chroma pattern bulge')
+    shown = u.shown < jnp.where(kind['wall'] | kind['green_screen'], 0.1, 0.35)
+    long = log_between(u.length, 0.02, 0.2)
+    short = long * log_between(u.aspect, 0.15, 1)
+    side_by_side = u.direction < 0.7
+    angle, direction = jnp.pi * u.angle, jnp.pi * jnp.where(side_by_side, u.angle + 0.5, u.direction)
+    pitch = (short + 0.5 * (long - short) * ~side_by_side) * between(u.pitch, 1.6, 3.5)
     steps = (jnp.arange(count) - count / 2)[:, None] * pitch
-    first = between(u[6:8], 0, 1)
+    first = jnp.stack([u.x, u.y])
     return Shapes(
         centre=first + steps * jnp.stack([jnp.cos(direction), jnp.sin(direction)]),
         half=jnp.tile(jnp.stack([long, short]) * shown, (count, 1)),
         angle=jnp.full(count, angle),
-        roundness=jnp.full(count, u[8] ** 2),
-        colour=texture.palette(keys[1], count, 0.4 * u[9], 0.4 * u[9]),
-        pattern=jnp.full(count, 0.5 * u[10]),
-        slope=jnp.tile(u[3:5] - 0.5, (count, 1)),
-        bulge=jnp.full(count, u[11]),
-        layer=jnp.full(count, 2 * u[10]),
+        roundness=jnp.full(count, u.roundness**2),
+        colour=texture.palette(keys[1], count, 0.4 * u.chroma, 0.4 * u.chroma),
+        pattern=jnp.full(count, 0.5 * u.pattern),
+        slope=jnp.tile(jnp.stack([u.angle, u.direction]) - 0.5, (count, 1)),
+        bulge=jnp.full(count, u.bulge),
+        layer=jnp.full(count, 2 * u.pattern),
     )
 
 
@@ -166,16 +174,17 @@ def _fingers(key, kind, count=6):
     """A fan of skin-coloured sausages."""
     keys = jax.random.split(key, 2)
     u = jax.random.uniform(keys[0], (8 + count,))
-    shown = u[0] < jnp.where(kind['wall'] | kind['green_screen'], 0.05, 0.25)
+    (shown, heading, spread, length, width, *middle, nearness), lengths = u[:8], u[8:]
+    shown = shown < jnp.where(kind['wall'] | kind['green_screen'], 0.05, 0.25)
     place = jnp.arange(count) - (count - 1) / 2
-    heading = 2 * jnp.pi * u[1]
-    angle = heading + 0.3 * u[2] * place
-    long = between(u[3], 0.06, 0.2) * between(u[8:], 0.75, 1.1)
-    short = jnp.full(count, long[0] * between(u[4], 0.12, 0.3))
+    heading = 2 * jnp.pi * heading
+    angle = heading + 0.3 * spread * place
+    long = between(length, 0.06, 0.2) * between(lengths, 0.75, 1.1)
+    short = jnp.full(count, long[0] * between(width, 0.12, 0.3))
     ahead = jnp.stack([jnp.cos(angle), jnp.sin(angle)], -1)
     aside = jnp.stack([-jnp.sin(heading), jnp.cos(heading)])
     return Shapes(
-        centre=u[5:7] + ahead * long[:, None] + aside * (place * 1.8 * short)[:, None],
+        centre=jnp.stack(middle) + ahead * long[:, None] + aside * (place * 1.8 * short)[:, None],
         half=jnp.stack([long, short], -1) * shown,
         angle=angle,
         roundness=jnp.full(count, 0.5),
@@ -183,32 +192,33 @@ def _fingers(key, kind, count=6):
         pattern=jnp.full(count, 0.1),
         slope=jnp.zeros((count, 2)),
         bulge=jnp.ones(count),
-        layer=jnp.full(count, 2 * u[7]),
+        layer=jnp.full(count, 2 * nearness),
     )
 
 
 def _person(key, kind):
     """Face, hair, neck, arms and torso, large and roughly drawn, from near to far."""
     keys = jax.random.split(key, 4)
-    u, swing = jax.random.uniform(keys[0], (8,)), jax.random.normal(keys[1], (6,))
-    shown = u[0] < jnp.where(kind['green_screen'] | kind['litter'], 0.08, 0.3)
-    scale = between(u[1], 0.15, 0.5) * shown
+    u = named_uniforms(keys[0], 'shown size hair bare_arms x y nearness slope')
+    swing = jax.random.normal(keys[1], (6,))
+    shown = u.shown < jnp.where(kind['green_screen'] | kind['litter'], 0.08, 0.3)
+    scale = between(u.size, 0.15, 0.5) * shown
     skin = texture.skin_like(keys[2], 1)
     cloth = texture.palette(keys[3], 1, 0.4, 0.5)
-    hair = jnp.array([[0.05, 0.035, 0.025]]) * log_between(u[2], 0.3, 6)
-    sleeve = jnp.where(u[3] < 0.5, skin, cloth)
+    hair = jnp.array([[0.05, 0.035, 0.025]]) * log_between(u.hair, 0.3, 6)
+    sleeve = jnp.where(u.bare_arms < 0.5, skin, cloth)
     centre = jnp.array([[0, 0], [0, -0.1], [0, 0.55], [-0.85, 1.6], [0.85, 1.6], [0, 1.75]])
     half = jnp.array([[0.34, 0.46], [0.46, 0.55], [0.16, 0.3], [0.17, 0.8], [0.17, 0.8], [0.75, 1.0]])
     return Shapes(
-        centre=between(u[4:6], -0.1, 1.1) + scale * centre,
+        centre=between(jnp.stack([u.x, u.y]), -0.1, 1.1) + scale * centre,
         half=scale * half,
         angle=swing * jnp.array([0.15, 0.15, 0.1, 0.4, 0.4, 0.05]),
         roundness=jnp.array([0.9, 1, 0.6, 0.6, 0.6, 0.5]),
         colour=jnp.concatenate([skin, hair, 0.8 * skin, sleeve, sleeve, cloth]),
         pattern=jnp.array([0.1, 0.3, 0.1, 0.2, 0.2, 0.5]),
-        slope=jnp.tile(u[6:8] - 0.5, (6, 1)),
+        slope=jnp.tile(jnp.stack([u.nearness, u.slope]) - 0.5, (6, 1)),
         bulge=jnp.full(6, 0.5),
-        layer=2 * u[6] + 0.01 * jnp.arange(6, 0, -1),
+        layer=2 * u.nearness + 0.01 * jnp.arange(6, 0, -1),
     )
 
 
@@ -237,10 +247,10 @@ def _draw(key, backdrop, shapes):
     face = rasterise.face_at(buffer, len(faces))
 
     # By the layer, so that the pieces of one thing look alike.
-    u, deviates = jax.random.uniform(keys[0], (64,)), jax.random.normal(keys[1], (64, 3))
+    zooms, deviates = jax.random.uniform(keys[0], (64,)), jax.random.normal(keys[1], (64, 3))
     like = (shapes.layer * 32).astype(jnp.int32)
     second = shapes.colour * jnp.exp(deviates[like] * shapes.pattern[:, None])
-    zoom = log_between(u[like, None], 1.5, 18) * shapes.half
+    zoom = log_between(zooms[like, None], 1.5, 18) * shapes.half
     columns = (shapes.centre, turn, 1 / jnp.maximum(shapes.half, 1e-6), zoom, shapes.slope, shapes.bulge[:, None])
     table = jnp.concatenate(columns, -1)
     tiles = texture.random_tiles(keys[2], TILES)

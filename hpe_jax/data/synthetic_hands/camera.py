@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from hpe_jax.data.synthetic_hands.texture import between
+from hpe_jax.data.synthetic_hands.texture import between, named_uniforms
 
 # Of a 224-pixel crop, as in FreiHAND; a fist is cut out closer than a flat hand, so its focal length is longer.
 FOCAL_RANGE = (320.0, 900.0)
@@ -87,13 +87,13 @@ def sample_view(
 
 def _away(key, share, side, place):
     """Side and middle of the hand's box, in some of the pictures those that `away` of sample_view says."""
-    u = jax.random.uniform(key, (5,))
-    kind = u[1]
-    small, large = between(u[2], 0.06, 0.17), between(u[2], 1.2, 1.8)
-    far = between(u[3], 0.45, 1.1) * jnp.stack([jnp.cos(2 * jnp.pi * u[4]), jnp.sin(2 * jnp.pi * u[4])])
-    sides = jnp.where(kind < 0.25, small, jnp.where(kind < 0.35, large, side))
-    places = jnp.where(kind < 0.25, 0.5 + 0.3 * far, jnp.where(kind < 0.35, place, 0.5 + far))
-    return jnp.where(u[0] < share, sides, side), jnp.where(u[0] < share, places, place)
+    u = named_uniforms(key, 'is_away kind size distance angle')
+    small, large = between(u.size, 0.06, 0.17), between(u.size, 1.2, 1.8)
+    angle = 2 * jnp.pi * u.angle
+    far = between(u.distance, 0.45, 1.1) * jnp.stack([jnp.cos(angle), jnp.sin(angle)])
+    sides = jnp.where(u.kind < 0.25, small, jnp.where(u.kind < 0.35, large, side))
+    places = jnp.where(u.kind < 0.25, 0.5 + 0.3 * far, jnp.where(u.kind < 0.35, place, 0.5 + far))
+    return jnp.where(u.is_away < share, sides, side), jnp.where(u.is_away < share, places, place)
 
 
 def fit_step(points, t, focal, side, place):

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from hpe_jax.data.synthetic_hands import skin, texture
-from hpe_jax.data.synthetic_hands.texture import between, log_between
+from hpe_jax.data.synthetic_hands.texture import between, log_between, named_uniforms
 
 SKIN, SLEEVE, BAND, FIRST_THING = 0, 1, 2, 3
 NEVER = 9.0  # metres from the wrist: farther than any arm reaches
@@ -33,15 +33,15 @@ class Materials(NamedTuple):
 
 def random_garment(key: Key[Array, ''], sleeve: float = 0.55, band: float = 0.2) -> Garment:
     """A bare arm, one with a sleeve that ends somewhere on the forearm, one with a watch: or both."""
-    u = jax.random.uniform(key, (7,))
+    u = named_uniforms(key, 'sleeved reaches_wrist cuff banded start width thickness')
     # Half the sleeves reach the wrist, as most do.
-    cuff = jnp.where(u[1] < 0.5, 0.03, 0.16) * between(u[2], 0.5, 1.3)
-    start = between(u[4], 0.012, 0.05)
-    extent = jnp.stack([start, start + between(u[5], 0.004, 0.022)])
+    cuff = jnp.where(u.reaches_wrist < 0.5, 0.03, 0.16) * between(u.cuff, 0.5, 1.3)
+    start = between(u.start, 0.012, 0.05)
+    extent = jnp.stack([start, start + between(u.width, 0.004, 0.022)])
     return Garment(
-        cuff=jnp.where(u[0] < sleeve, cuff, NEVER),
-        band=jnp.where(u[3] < band, extent, NEVER),
-        thickness=between(u[6], 0.003, 0.009),
+        cuff=jnp.where(u.sleeved < sleeve, cuff, NEVER),
+        band=jnp.where(u.banded < band, extent, NEVER),
+        thickness=between(u.thickness, 0.003, 0.009),
     )
 
 
@@ -76,17 +76,20 @@ def random_materials(key: Key[Array, ''], things: int) -> Materials:
     """Skin's own mottling first; then cloth and things, plain or patterned, some skin-coloured."""
     keys = jax.random.split(key, 6)
     count = FIRST_THING + things
-    u, many = jax.random.uniform(keys[0], (5,)), jax.random.uniform(keys[1], (5, count, 1))
-    first = texture.palette(keys[2], count, between(u[0], 0.05, 0.5), 0.7)
-    first = jnp.where((many[0] < 0.15) & (jnp.arange(count) >= FIRST_THING)[:, None], 0.5 * first + 0.1, first)
+    u = named_uniforms(keys[0], 'chroma grey blue plain_sleeve mottled')
+    each = named_uniforms(keys[1], 'skin_coloured spread zoom_across zoom_along spare', (count, 1))
+    first = texture.palette(keys[2], count, between(u.chroma, 0.05, 0.5), 0.7)
+    first = jnp.where(
+        (each.skin_coloured < 0.15) & (jnp.arange(count) >= FIRST_THING)[:, None], 0.5 * first + 0.1, first
+    )
     # Half of the sleeves are white, grey, black or blue.
-    plain = log_between(u[1], 0.03, 0.8) * jnp.where(u[2] < 0.5, 1.0, jnp.array([0.5, 0.75, 1.2]))
-    first = first.at[SLEEVE].set(jnp.where(u[3] < 0.5, plain, first[SLEEVE]))
-    spread = 1.2 * many[1] ** 2
+    plain = log_between(u.grey, 0.03, 0.8) * jnp.where(u.blue < 0.5, 1.0, jnp.array([0.5, 0.75, 1.2]))
+    first = first.at[SLEEVE].set(jnp.where(u.plain_sleeve < 0.5, plain, first[SLEEVE]))
+    spread = 1.2 * each.spread**2
     second = jnp.clip(first * jnp.exp(spread * jax.random.normal(keys[3], (count, 3))), 0.005, 0.95)
-    zoom = log_between(jnp.concatenate([many[2], many[3]], -1), 6, 40)
+    zoom = log_between(jnp.concatenate([each.zoom_across, each.zoom_along], -1), 6, 40)
 
-    pigment = between(u[4], 0.03, 0.12) * (0.6 * skin.MELANIN + 0.4 * skin.HAEMOGLOBIN)
+    pigment = between(u.mottled, 0.03, 0.12) * (0.6 * skin.MELANIN + 0.4 * skin.HAEMOGLOBIN)
     tiles = texture.random_tiles(keys[4], count)
     grain = texture.octave_noise(keys[5], texture.TILE, 1, 0.4, finest=1)[0]
     return Materials(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from hpe_jax.data.synthetic_hands.texture import between
+from hpe_jax.data.synthetic_hands.texture import between, named_uniforms
 
 RINGS, SEGMENTS = 24, 28
 
@@ -97,12 +97,13 @@ def random_occluder(key: Key[Array, ''], near: Float[Array, '3'], shown: Array) 
       The arguments of `superquadric`.
     """
     keys = jax.random.split(key)
-    u = jax.random.uniform(keys[0], (8,))
+    u = named_uniforms(keys[0], 'depth width height length post cross_section ends angle')
     deviates = jax.random.normal(keys[1], (2, 3))
-    depth = between(u[0], 0.5, 0.85)
+    depth = between(u.depth, 0.5, 0.85)
     # Beside the point rather than on it, and small, so that a part of the hand stays in sight.
     aside = jnp.array([0.04, 0.04, 0]) * deviates[0]
-    size = between(u[1:4], 0.004, 0.03) * jnp.where(u[4] < 0.6, jnp.array([0.4, 0.4, 15]), 1.0) * depth * shown
-    exponents = jnp.array([0.12, 0.5, 1.0])[jnp.floor(3 * u[5:7]).astype(int)]
-    axes = axes_along(deviates[1] * jnp.array([1, 1, 0.3]), 2 * jnp.pi * u[7])
+    size = between(jnp.stack([u.width, u.height, u.length]), 0.004, 0.03)
+    size *= jnp.where(u.post < 0.6, jnp.array([0.4, 0.4, 15]), 1.0) * depth * shown
+    exponents = jnp.array([0.12, 0.5, 1.0])[jnp.floor(3 * jnp.stack([u.cross_section, u.ends])).astype(int)]
+    axes = axes_along(deviates[1] * jnp.array([1, 1, 0.3]), 2 * jnp.pi * u.angle)
     return (near + aside) * depth, axes, size, exponents, jnp.zeros(4)

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from hpe_jax import hand
 from hpe_jax.data.synthetic_hands import camera, cloth, mesh, objects, shading, skin
-from hpe_jax.data.synthetic_hands.texture import between
+from hpe_jax.data.synthetic_hands.texture import between, named_uniforms
 
 THINGS = 3  # what is held, its head or lid, and something before the hand
 VALENCE = 8  # triangles that make a vertex's normal; the few vertices that have more do without the rest
@@ -106,20 +106,26 @@ def random_things(
       with_held, occluders: see render.Config.
     """
     keys = jax.random.split(key, 3)
-    u, deviates = jax.random.uniform(keys[0], (12,)), jax.random.normal(keys[2], (2,))
+    u = named_uniforms(
+        keys[0],
+        'angle ends head_width head_height head_length headed head_section head_ends occluded '
+        'body_gloss head_gloss occluder_gloss',
+    )
+    deviates = jax.random.normal(keys[2], (2,))
     shown, is_capsule = with_held & (held.kind >= 0), held.kind == 1
     axis, centre = view.R @ held.axis, view.R @ held.centre + view.t
-    axes = objects.axes_along(axis, 2 * jnp.pi * u[0])
+    axes = objects.axes_along(axis, 2 * jnp.pi * u.angle)
     across, along = held.radii[1], held.radii[0] + held.radii[1] * is_capsule
-    exponents = jnp.where(is_capsule, jnp.stack([1.0, between(u[1], 0.1, 0.9)]), 1.0)
+    exponents = jnp.where(is_capsule, jnp.stack([1.0, between(u.ends, 0.1, 0.9)]), 1.0)
     # Only the ends bulge or taper: the middle is where the fingers are.
     profile = 0.3 * is_capsule * jnp.array([1.0, 0, 0, 1]) * deviates[jnp.array([0, 0, 1, 1])]
     body = centre, axes, shown * jnp.stack([across, across, along]), exponents, profile
 
-    size = across * jnp.exp(between(u[2:5], -0.3, 1.3))
-    headed = shown & is_capsule & (u[5] < 0.4)
-    head = centre + axis * (along + 0.7 * size[2]), axes, headed * size, between(u[6:8], 0.1, 1), jnp.zeros(4)
-    before = objects.random_occluder(keys[1], near, u[8] < occluders)
+    size = across * jnp.exp(between(jnp.stack([u.head_width, u.head_height, u.head_length]), -0.3, 1.3))
+    headed = shown & is_capsule & (u.headed < 0.4)
+    exponents_of_head = between(jnp.stack([u.head_section, u.head_ends]), 0.1, 1)
+    head = centre + axis * (along + 0.7 * size[2]), axes, headed * size, exponents_of_head, jnp.zeros(4)
+    before = objects.random_occluder(keys[1], near, u.occluded < occluders)
     parts = jax.tree.map(lambda *x: jnp.stack(x), body, head, before)
     points, normals, uv = (x.reshape(-1, x.shape[-1]) for x in jax.vmap(objects.superquadric)(*parts))
 
@@ -127,7 +133,13 @@ def random_things(
         return jnp.repeat(x, objects.NUM_VERTICES)
 
     return Surface(
-        points, normals, jnp.ones_like(points), each(u[9:12]), uv, each(jnp.zeros(THINGS)), each(jnp.arange(THINGS) + 1)
+        points,
+        normals,
+        jnp.ones_like(points),
+        each(jnp.stack([u.body_gloss, u.head_gloss, u.occluder_gloss])),
+        uv,
+        each(jnp.zeros(THINGS)),
+        each(jnp.arange(THINGS) + 1),
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from hpe_jax.data.synthetic_hands import rasterise
-from hpe_jax.data.synthetic_hands.texture import between, log_between
+from hpe_jax.data.synthetic_hands.texture import between, log_between, named_uniforms
 
 LAMPS = 3  # the first one casts the shadows
 SHADOW_MAP = 160  # pixels of the shadow map's side
@@ -36,12 +36,13 @@ class Light(NamedTuple):
 def random_light(key: Key[Array, '']) -> Light:
     """From a bright sun to an overcast room; tinted between candle and blue sky."""
     keys = jax.random.split(key, 2)
-    u, deviates = jax.random.uniform(keys[0], (4,)), jax.random.normal(keys[1], (LAMPS + 2, 9))
+    u = named_uniforms(keys[0], 'contrast ground softness spare')
+    deviates = jax.random.normal(keys[1], (LAMPS + 2, 9))
     # Light mostly comes from above and from the camera's side; the last lamp may also stand behind, as a rim.
     direction = deviates[:LAMPS, :3] + np.array([[0, -0.8, -0.8], [0, -0.3, -0.6], [0, -0.5, 0.3]])
     direction /= jnp.linalg.norm(direction, axis=-1, keepdims=True)
     tint = jnp.exp(0.15 * deviates[:, 3:4] * np.array([1.0, 0.1, -1.0]) + 0.04 * deviates[:, 4:7])
-    contrast = u[0] ** 0.7  # 0 overcast, 1 one hard lamp
+    contrast = u.contrast**0.7  # 0 overcast, 1 one hard lamp
     power = jnp.exp(0.35 * deviates[:LAMPS, 7:8])
     share = jnp.stack([0.3 + 1.3 * contrast, 0.3, 0.3])[:, None]
     ambient = (0.9 - 0.7 * contrast) * jnp.exp(0.3 * deviates[0, 8])
@@ -49,8 +50,8 @@ def random_light(key: Key[Array, '']) -> Light:
         direction=direction,
         colour=power * share * tint[:LAMPS],
         sky=ambient * tint[-2],
-        ground=ambient * between(u[1], 0.2, 0.8) * tint[-1],
-        softness=log_between(u[2], 0.03, 0.4),
+        ground=ambient * between(u.ground, 0.2, 0.8) * tint[-1],
+        softness=log_between(u.softness, 0.03, 0.4),
     )
 
 

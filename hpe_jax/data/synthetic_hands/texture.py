@@ -65,15 +65,15 @@ def octave_noise(
 def random_tiles(key: Key[Array, ''], count: int) -> Float[Array, 'count h w']:
     """Patterns in [0, 1]: clouds, stripes, checks and spots, soft or sharp."""
     keys = jax.random.split(key, 2)
-    u = jax.random.uniform(keys[0], (6, count, 1, 1))
-    noise = octave_noise(keys[1], TILE, count, between(u[0, 0, 0, 0], 0.3, 1.5), finest=1)
+    u = named_uniforms(keys[0], 'slope across along kind roughness contrast', (count, 1, 1))
+    noise = octave_noise(keys[1], TILE, count, between(u.slope[0, 0, 0], 0.3, 1.5), finest=1)
     phase = jnp.linspace(0, 2 * jnp.pi, TILE)
-    across = jnp.sin(phase * jnp.ceil(8 * u[1]))
-    along = jnp.cos(phase[:, None] * jnp.ceil(8 * u[2]))
+    across = jnp.sin(phase * jnp.ceil(8 * u.across))
+    along = jnp.cos(phase[:, None] * jnp.ceil(8 * u.along))
     checks, spots = 0.8 * jnp.sign(across * along), 2 * across * along - 0.8
-    pattern = jnp.select([u[3] < 0.5, u[3] < 0.72, u[3] < 0.86], [0.0, across, checks], spots)
-    roughness = jnp.where(u[3] < 0.5, 1, 0.3 * u[4])
-    return jax.nn.sigmoid(log_between(u[5], 1, 20) * (pattern + roughness * noise))
+    pattern = jnp.select([u.kind < 0.5, u.kind < 0.72, u.kind < 0.86], [0.0, across, checks], spots)
+    roughness = jnp.where(u.kind < 0.5, 1, 0.3 * u.roughness)
+    return jax.nn.sigmoid(log_between(u.contrast, 1, 20) * (pattern + roughness * noise))
 
 
 def lookup(tiles: Float[Array, 'count h w'], tile: Int[Array, '*n'], uv: Float[Array, '*n 2']) -> Float[Array, '*n']:
