@@ -33,6 +33,7 @@ def get_config() -> ConfigDict:
     data.manual_dir = ''  # an extracted FreiHAND folder ('' downloads the archives), or one for 'coco_hands'
     # Of 'coco_hands' (hpe_jax/data/coco_hands/README.md), your own photos with COCO keypoint JSON:
     data.relative_hand_size = 0.47  # the fraction of a crop that the hand's box takes
+    data.context = 1.5  # how much wider pictures are kept than crops, for augmentation to shift and shrink
     data.joints = 'freihand'  # the order of its keypoints: or 'interhand', 'rhd', 'names' (by those in the JSON)
     data.handedness = 'right'  # of hands whose annotation does not state it
     data.data_dir = ''  # where prepared data is kept; '' is TFDS' own place, ~/tensorflow_datasets

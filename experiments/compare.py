@@ -22,7 +22,6 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from configs import published, unet
-from experiments.analyze import read_photo
 from experiments.mediapipe_hands import MediaPipe
 from hpe_jax import configuration, files, geometry, logbook, metrics, torch_weights, trained_model
 from hpe_jax.data import prepared
@@ -54,7 +53,7 @@ def load(name: str) -> Predict:
 
 def score(predict: Predict, split: prepared.Split) -> dict:
     """metrics.compute's dict on a split with its photos encoded, and `ms`."""
-    images = [read_photo(photo) for photo in split.photos]
+    images = [split.image(i) for i in range(len(split))]
     keypoints = np.concatenate([predict(images[i : i + 32]) for i in tqdm(range(0, len(images), 32), disable=None)])
     distance = metrics.distances(keypoints, split.keypoints)
     box = geometry.box_side(split.keypoints, split.visible)

@@ -84,15 +84,23 @@ def is_on(config: ConfigDict) -> bool:
 
 
 def augment_example(
-    image: UInt8[AnyArray, 'h w 3'], keypoints: Keypoints, visible: Visible, key: Key[Array, ''], config: ConfigDict
-) -> tuple[UInt8[Array, 'h w 3'], Keypoints, Visible]:
+    image: UInt8[AnyArray, 'h w 3'],
+    keypoints: Keypoints,
+    visible: Visible,
+    key: Key[Array, ''],
+    config: ConfigDict,
+    margin: int = 0,
+) -> tuple[UInt8[Array, 'i j 3'], Keypoints, Visible]:
     """One photo and its labels, augmented as described above.
 
     A field at 0 costs nothing. The random numbers of a field do not depend on the other fields.
+
+    margin: pixels of the image that lie around the photo on each side, and may be moved into it.
     """
     key, noise, pixels = jax.random.split(key, 3)
     numbers = dict(zip((*RANGES, 'fill'), jax.random.uniform(key, (len(RANGES) + 1, 10)), strict=True))
-    size = image.shape[:2]
+    height, width = (n - 2 * margin for n in image.shape[:2])
+    size = height, width
     fill = numbers['fill'][0]
     replicate = fill < 0.4 if config.fill == 'random' else config.fill == 'replicate'
     reflect = fill > 0.8 if config.fill == 'random' else config.fill == 'reflect'
@@ -106,8 +114,10 @@ def augment_example(
         hidden = in_box(size, box)[..., None]
         keypoints = geometry.transform(keypoints * np.float32(size[::-1])[None], matrix) / np.float32(size[::-1])[None]
         source = geometry.sources(matrix, size) + jnp.where(hidden, aside, 0)
-        image = geometry.sample(image, source, replicate, reflect)
+        image = geometry.sample(image, source + margin, replicate, reflect)
         image = jnp.where(hidden & plain, 255 * numbers['cover'][7:10], image)
+    else:
+        image = image[margin : margin + height, margin : margin + width]
     image = photometric(jnp.float32(image), numbers, noise, config)
     if config.borders:
         content = draw_content(numbers['borders'], size, config.borders)

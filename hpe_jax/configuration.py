@@ -35,6 +35,7 @@ RANGES = {
     'data.image_size': (1, 4096),
     'data.live_batch': (1, MOST),
     'data.relative_hand_size': (0.01, 1),
+    'data.context': (1, 4),
     'heatmap.sigma': (0.01, 1000),
     'loss.presence': (0, MOST),
     'loss.handedness': (0, MOST),
@@ -61,7 +62,7 @@ RANGES = {
 }
 # Fields that older run directories do not have, and what they stand for there.
 ADDED = {'data.relative_hand_size': 0.47, 'data.joints': 'freihand', 'data.handedness': 'right'}
-ADDED |= {'augment.gamma': 0.0, 'augment.sharpen': 0.0, 'data.cache_dir': ''}
+ADDED |= {'augment.gamma': 0.0, 'augment.sharpen': 0.0, 'data.cache_dir': '', 'data.context': 1.5}
 FORMAT_VERSION = 1  # of a run directory: what config.json and the checkpoints hold
 
 

@@ -30,6 +30,7 @@ def make_eval_step(config: ConfigDict, model: nnx.Module, decoders: Iterable[str
 
     @partial(jax.jit, out_shardings=sharding.replicated())
     def eval_step(state: nnx.State, batch: preprocess.Batch) -> dict:
+        batch = preprocess.crop_middle(batch, config.data.image_size)
         output, mask = forward(state, batch['image']), preprocess.keypoint_mask(batch)
         keypoints = {name: trained_model.decode(config, output['heatmaps'], name) for name in decoders}
         return {

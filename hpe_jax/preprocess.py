@@ -2,8 +2,9 @@
 
 A batch is a dict of arrays with a leading axis B:
 
-    image      (B, H, W, 3)   uint8, or float32 in [0, 1] where the host makes the heatmaps
-    keypoints  (B, 21, 2)     (x, y), normalised
+    image      (B, H, W, 3)   uint8, or float32 in [0, 1] where the host makes the heatmaps; in training perhaps
+                              wider than the crop, which is its middle
+    keypoints  (B, 21, 2)     (x, y), normalised: [0, 1] spans the crop
     visible    (B, 21)        bool: the keypoint lies in the frame
     mask       (B,)           bool: false for the padding of the last batch
     heatmaps   (B, H, W, 21)  only if the host has made them (`config.data.targets = 'host'`)
@@ -24,13 +25,22 @@ from hpe_jax.geometry import AnyArray
 Batch = dict[str, AnyArray]
 
 
-def augment(batch: Batch, config: ConfigDict, key: Key[Array, '']) -> Batch:
+def crop_middle(batch: Batch, size: int) -> Batch:
+    """The crops alone of images that show what lies around them, too."""
+    edge = (batch['image'].shape[1] - size) // 2
+    return batch | {'image': batch['image'][:, edge : edge + size, edge : edge + size]} if edge else batch
+
+
+def augment(batch: Batch, config: ConfigDict, key: Key[Array, ''], size: int = 0) -> Batch:
     """Varies the photos of a training batch and their labels (`config` is config.augment); needs device targets.
 
     `left` mirrors photos for the heads alone (`right` in the batch). `quarter_turns` rotates each photo by a random
     multiple of 90 degrees: exact, without resampling. The rest is augment.py's. With everything off the batch passes
     through.
+
+    size: of the crops, pixels, if the images show what lies around them, too, which augmentation may move into them.
     """
+    margin = (batch['image'].shape[1] - size) // 2 if size else 0
     batch_shape = batch['mask'].shape
     if config.left:
         right = jax.random.uniform(jax.random.fold_in(key, 2), batch_shape) >= config.left
@@ -44,10 +54,12 @@ def augment(batch: Batch, config: ConfigDict, key: Key[Array, '']) -> Batch:
         batch = batch | {'image': image, 'keypoints': keypoints}
     if is_on(config):
         keys = jax.random.split(jax.random.fold_in(key, 1), batch_shape)
-        augmented = jax.vmap(partial(augment_example, config=config))(
+        augmented = jax.vmap(partial(augment_example, config=config, margin=margin))(
             batch['image'], batch['keypoints'], batch['visible'], keys
         )
         batch = batch | dict(zip(('image', 'keypoints', 'visible'), augmented, strict=True))
+    elif margin:
+        batch = crop_middle(batch, size)
     return batch
 
 

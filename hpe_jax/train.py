@@ -85,7 +85,7 @@ def make_train_step(config: ConfigDict, graphdef: nnx.GraphDef, expand: Callable
         train_state = nnx.merge(graphdef, state)
         step = train_state.optimizer.step[...]
         key = jax.random.fold_in(jax.random.key(config.seed), step)
-        batch = preprocess.augment(expand(batch), config.augment, key)
+        batch = preprocess.augment(expand(batch), config.augment, key, config.data.image_size)
         loss, grads = nnx.value_and_grad(loss_fn)(train_state.model, batch)
         train_state.optimizer.update(train_state.model, grads, value=loss, horizon=horizon)
         if config.train.average:

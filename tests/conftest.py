@@ -1,4 +1,5 @@
-"""Strict for every test: shapes are checked at run time, rank promotion raises, warnings are errors (pyproject)."""
+"""Strict for every test: shapes are checked at run time, rank promotion and a random key that is used twice raise,
+warnings are errors (pyproject)."""
 
 import json
 import os
@@ -23,6 +24,7 @@ from PIL import Image  # noqa: E402
 from hpe_jax import geometry  # noqa: E402
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+jax.config.update('jax_debug_key_reuse', True)
 
 SHARED = Path(__file__).parents[2] / 'shared'
 

@@ -14,10 +14,10 @@ PHOTO = RNG.integers(0, 256, (12, 20, 3)).astype(np.float32)
 MANY = RNG.random((400, 10), np.float32)
 
 
-def augmented(batch: dict, **fields) -> dict:
+def augmented(batch: dict, size: int = 0, **fields) -> dict:
     config = unet.get_config().augment
     config.update(fields)
-    return jax.device_get(jax.jit(lambda b, key: preprocess.augment(b, config, key))(batch, jax.random.key(3)))
+    return jax.device_get(jax.jit(lambda b, key: preprocess.augment(b, config, key, size))(batch, jax.random.key(3)))
 
 
 def batch_of(images: np.ndarray, keypoints: np.ndarray) -> dict:
@@ -52,6 +52,21 @@ def test_a_dot_stays_on_its_keypoint_to_three_hundredths_of_a_pixel():
     whole = ((expected > 5 * sigma) & (expected < size - 5 * sigma)).all(-1)
     assert whole.sum() > 15 and np.linalg.norm(expected - size * keypoints[:, 0], axis=-1)[whole].mean() > 5
     np.testing.assert_allclose(found[whole], expected[whole], atol=0.03)
+
+
+def test_what_lies_around_a_crop_moves_into_it():
+    """Where a photo alone leaves black, one with its surroundings shows these, and the rest is the same."""
+    wide = np.full((40, 32, 32, 3), 200, np.uint8)
+    wide[:, 8:-8, 8:-8] = 90
+    keypoints = np.tile([[0.5, 0.5]], (40, 1, 1))
+    fields = {'rotation': 30, 'scale': 0.3, 'shift': 0.05}
+    alone, among = (augmented(batch_of(x, keypoints), 16, **fields) for x in (wide[:, 8:-8, 8:-8], wide))
+    assert alone['image'].shape == among['image'].shape == (40, 16, 16, 3)
+    assert (alone['image'] == 0).any() and among['image'].min() == 90
+    assert np.mean((alone['image'] == 0) != (among['image'] == 200)) < 1e-3  # but for a tap that weighs nearly nothing
+    np.testing.assert_array_equal(alone['keypoints'], among['keypoints'])
+    still = augmented(batch_of(wide, keypoints), 16, brightness=0.1)['image']
+    assert still.shape == (40, 16, 16, 3) and len(np.unique(still[0])) == 1
 
 
 def test_a_keypoint_that_leaves_is_invisible_and_one_that_enters_stays_so():

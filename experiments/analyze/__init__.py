@@ -1,13 +1,11 @@
 """The analysis of trained models on a split; `python -m experiments.analyze` writes it as a page."""
 
 import hashlib
-import io
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from PIL import Image
 from tqdm import tqdm
 
 from experiments.analyze import numbers as analysis
@@ -17,10 +15,6 @@ from hpe_jax.data import prepared
 from hpe_jax.errors import UserError
 
 WORST, BEST = 24, 8  # photos shown
-
-
-def read_photo(jpeg: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(jpeg)).convert('RGB'))
 
 
 def batches(num_images: int, size: int) -> Iterator[np.ndarray]:
@@ -38,7 +32,7 @@ def predict(
     peaks = []
     turns = list(batches(num_images, min(num_images, run.config.eval.batch_size)))
     for which in tqdm(turns, 'Predicting', disable=None):
-        prediction = run.predict([read_photo(jpeg) for jpeg in split.photos[which]])
+        prediction = run.predict([split.image(i) for i in which])
         peaks.append(prediction.peaks)
         for codec, found in parts.items():
             for decoder in decoders:
@@ -120,7 +114,7 @@ def gallery(
 
 def _pictures(run, photos, numbers, predicted, which) -> list[tuple[dict, Figure]]:
     size, options = run.config.data.image_size, run.config.heatmap
-    images = np.array([trained_model.resize(read_photo(jpeg), size) for jpeg in photos.photos[which]])
+    images = np.array([trained_model.resize(photos.image(i), size) for i in which])
     turns = batches(len(which), min(len(photos), run.config.eval.batch_size))
     found = np.array([maps for turn in turns for maps in run.predict(images[turn]).heatmaps])[: len(which)]
     true, visible, predicted = photos.keypoints[which], photos.visible[which], predicted[which]

@@ -4,6 +4,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Float, Shaped
 
+from hpe_jax.errors import UserError
+
 PHOTO_SIZE = 224  # of FreiHAND, and of synthetic hands that name no other size
 VERSIONS = ('gs', 'hom', 'sample', 'auto')  # of a photo of FreiHAND
 # The reference's split of FreiHAND's 32,560 unique photos: [0, 26000), [26000, 31000), [31000, 32560).
@@ -41,6 +43,21 @@ def hand_features(size: int = PHOTO_SIZE, depth: bool = True) -> dict:
         'sample_id': tfds.features.Scalar(dtype=np.int64, doc='Index of the unique photo.'),
         'version': tfds.features.ClassLabel(names=VERSIONS),
     }
+
+
+def margin(size: int, context: float) -> int:
+    """Pixels on each side of a crop of that size that a picture keeps which is `context` times as wide.
+
+    Raises:
+      UserError: they are no whole number.
+    """
+    around = size * (context - 1) / 2
+    if around != int(around):
+        raise UserError(
+            f'config.data.context={context}: a crop of {size} pixels would lie {around} pixels inside its picture; '
+            'expected a whole number, such as 1.5 gives for sizes that 4 divides'
+        )
+    return int(around)
 
 
 def channel_sums(pixels: Shaped[np.ndarray, 'h w 3']) -> Float[np.ndarray, '3 3']:

@@ -22,23 +22,35 @@ from hpe_jax.data.prepared import Split, in_batches, mixed_order
 tf.config.set_visible_devices([], 'GPU')  # the accelerator is JAX's
 
 
-def decode(photo: tf.Tensor | bytes, size: int) -> tf.Tensor:
-    """JPEG bytes to (size, size, 3) uint8 by antialiased bilinear resize, as PIL's BILINEAR does it."""
+def decode(photo: tf.Tensor | bytes, context: tf.Tensor | float = 1.0, *, size: int, margin: int = 0) -> tf.Tensor:
+    """JPEG bytes to a uint8 crop and `margin` pixels around it, resized as PIL's BILINEAR does it: antialiased.
+
+    context: see prepared.Split. size: of the crop alone.
+    """
     image = tf.io.decode_jpeg(photo, channels=3, dct_method='INTEGER_ACCURATE')
-    image = tf.image.resize(image, (size, size), 'bilinear', antialias=True)
+    outside = 1 - (size + 2 * margin) / (size * tf.cast(context, tf.float64))  # fraction of the photo
+    edge = tf.cast(tf.round(outside / 2 * tf.cast(tf.shape(image)[:2], tf.float64)), tf.int32)
+    image = image[edge[0] : tf.shape(image)[0] - edge[0], edge[1] : tf.shape(image)[1] - edge[1]]
+    image = tf.image.resize(image, 2 * (size + 2 * margin,), 'bilinear', antialias=True)
     return tf.cast(tf.round(image), tf.uint8)
 
 
 def cache(split: Split, size: int) -> Split:
-    """The split with all its photos decoded and resized: 3 * size² bytes a photo."""
-    photos = np.empty((len(split), size, size, 3), np.uint8)
-    decoded = tf.data.Dataset.from_tensor_slices(split.photos).map(
-        lambda photo: decode(photo, size), num_parallel_calls=tf.data.AUTOTUNE
+    """The split with all its photos decoded and resized: 3 bytes a pixel."""
+    side = size + 2 * split.margin
+    photos = np.empty((len(split), side, side, 3), np.uint8)
+    decoded = tf.data.Dataset.from_tensor_slices((split.photos, contexts(split))).map(
+        lambda photo, context: decode(photo, context, size=size, margin=split.margin),
+        num_parallel_calls=tf.data.AUTOTUNE,
     )
     decoded = runtime.progress(decoded.as_numpy_iterator(), len(split), 'photo', 'Decoding photos')
     for i, photo in enumerate(decoded):
         photos[i] = photo
     return dataclasses.replace(split, photos=photos)
+
+
+def contexts(split: Split) -> np.ndarray:
+    return np.ones(len(split), np.float32) if split.context is None else split.context
 
 
 class Pipeline:
@@ -50,8 +62,9 @@ class Pipeline:
     """
 
     def __init__(self, split: Split, data: ConfigDict, heatmap: ConfigDict):
-        self._arrays = tuple(tf.constant(x) for x in (split.photos, split.keypoints, split.visible))
-        self._length, self._data, self._heatmap = len(split), data, heatmap
+        arrays = (split.photos, contexts(split), split.keypoints, split.visible)
+        self._arrays = tuple(tf.constant(x) for x in arrays)
+        self._margin, self._length, self._data, self._heatmap = split.margin, len(split), data, heatmap
         self.left, self._sets = split.left, split.sets
 
     def __len__(self) -> int:
@@ -91,9 +104,12 @@ class Pipeline:
 
     def _example(self, index: tf.Tensor) -> dict:
         """One example; index -1 is padding, shown as example 0 with mask False."""
-        photo, keypoints, visible = (tf.gather(x, tf.maximum(index, 0)) for x in self._arrays)
+        photo, context, keypoints, visible = (tf.gather(x, tf.maximum(index, 0)) for x in self._arrays)
         size = self._data.image_size
-        image = tf.ensure_shape(photo if photo.dtype == tf.uint8 else decode(photo, size), (size, size, 3))
+        side = size + 2 * self._margin
+        decoded = photo.dtype == tf.uint8
+        image = photo if decoded else decode(photo, context, size=size, margin=self._margin)
+        image = tf.ensure_shape(image, (side, side, 3))
         example = {'image': image, 'keypoints': keypoints, 'visible': visible, 'mask': index >= 0}
         if self._data.targets == 'host':
             sigma, codec = self._heatmap.sigma, self._heatmap.codec

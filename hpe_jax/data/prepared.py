@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from ml_collections import ConfigDict
 
 from hpe_jax import files, geometry, runtime
@@ -135,7 +135,7 @@ class Split:
     """One split in host memory.
 
     photos: (n,) JPEG bytes, or (n, S, S, 3) uint8 once they are decoded.
-    keypoints: (n, 21, 2) float32, normalised.
+    keypoints: (n, 21, 2) float32, normalised: [0, 1] spans the crop.
     xyz: (n, 21, 3) float32, metres, camera frame; None where the dataset has none.
     names: (n,) str, unique in the dataset: sample_id and version, such as '12 hom'.
     occluded: (n, 21) bool, hidden by the hand itself or by a thing; None where the dataset does not state it.
@@ -143,6 +143,8 @@ class Split:
     left: (n,) bool, a left hand, which is stored mirrored; None: all are right.
     side: (n,) float32, of the stored crop in pixels of the original photo; None where photos are stored as they are.
     mixture: size and weight of each of several data sets, in their order; () of a single one.
+    context: (n,) float32, how much wider an encoded photo is than the crop in its middle; None: the photo is the crop.
+    margin: pixels around the crop that a decoded photo keeps, for augmentation.
     """
 
     photos: np.ndarray
@@ -154,6 +156,8 @@ class Split:
     left: Bool[np.ndarray, ' n'] | None = None
     side: Float[np.ndarray, ' n'] | None = None
     mixture: tuple[tuple[int, float], ...] = ()
+    context: Float[np.ndarray, ' n'] | None = None
+    margin: int = 0
 
     def __len__(self) -> int:
         return len(self.photos)
@@ -171,6 +175,13 @@ class Split:
         labels = np.ascontiguousarray(self.keypoints).tobytes() + self.visible.tobytes()
         left = b'' if self.left is None else self.left.tobytes()
         return hashlib.sha256(photos + labels + left).hexdigest()
+
+    def image(self, i: int | np.integer) -> UInt8[np.ndarray, 'h w 3']:
+        """The crop of an encoded photo, of the size in which it is stored."""
+        photo = np.asarray(images.open_jpeg(self.photos[i]).convert('RGB'))
+        context = 1 if self.context is None else float(self.context[i])
+        top, left = (round(n * (1 - 1 / context) / 2) for n in photo.shape[:2])
+        return photo[top : len(photo) - top, left : photo.shape[1] - left]
 
     @property
     def sets(self) -> tuple[tuple[int, float], ...]:
@@ -191,6 +202,9 @@ def load(builder: tfds.core.DatasetBuilder, expression: str, indices: np.ndarray
     height, width, _ = builder.info.features['image'].shape
     uv = np.array([example['uv'] for example in examples], np.float32).reshape(-1, 21, 2)
     keypoints = uv / np.float32([width, height])
+    context = context_of(builder)
+    if context > 1:
+        keypoints = (keypoints - 0.5) * np.float32(context) + 0.5
 
     def array(name: str, dtype: type, *shape: int) -> np.ndarray | None:
         if name not in builder.info.features:
@@ -212,7 +226,13 @@ def load(builder: tfds.core.DatasetBuilder, expression: str, indices: np.ndarray
         array('labelled', bool, 21),
         left=handedness,  # 0 is right, 1 is left
         side=None if crop is None else crop[:, 2] - crop[:, 0],
+        context=np.full(len(photos), context, np.float32) if context > 1 else None,
     )
+
+
+def context_of(builder: tfds.core.DatasetBuilder) -> float:
+    """How much wider its stored photos are than the crops in their middle."""
+    return getattr(builder.builder_config, 'context', 1.0)
 
 
 def mix(splits: Sequence[Split], names: Sequence[str], weights: Sequence[float]) -> Split:
@@ -238,6 +258,8 @@ def mix(splits: Sequence[Split], names: Sequence[str], weights: Sequence[float])
         np.concatenate(left),
         joined('side'),
         tuple(zip(map(len, splits), weights, strict=True)),
+        np.concatenate([np.ones(len(s), np.float32) if s.context is None else s.context for s in splits]),
+        splits[0].margin,
     )
 
 

@@ -8,8 +8,9 @@ in, see prepared.cache_path.
 
 import dataclasses
 import hashlib
+import itertools
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -93,18 +94,25 @@ def _spread(array: np.ndarray) -> jax.Array:
     return jax.make_array_from_callback((length, *array.shape[1:]), sharding.split(), shard)
 
 
-def load(builder: tfds.core.DatasetBuilder, expressions: dict[str, str], size: int) -> dict[str, Split]:
+def load(
+    builder: tfds.core.DatasetBuilder, expressions: dict[str, str], size: int, margins: Mapping[str, int] | None = None
+) -> dict[str, Split]:
     """Splits with all photos decoded, from the files of prepared.cache_path, which are made first if need be.
 
     Args:
       expressions: TFDS split expressions by the names to return them under.
-      size: the photos' side in pixels.
+      size: the crops' side in pixels.
+      margins: pixels around the crops to keep, by the same names; 0 where one is missing.
 
     Raises:
       UserError: they do not fit into the device's memory; a split cannot be read; a file cannot be written.
     """
-    check_fits(count(builder, expressions), size)
-    return {name: _load(builder, prepared.resolve_split(builder, split), size) for name, split in expressions.items()}
+    margins = dict.fromkeys(expressions, 0) | dict(margins or {})
+    check_fits(count(builder, expressions), size + 2 * max(margins.values(), default=0))
+    return {
+        name: _load(builder, prepared.resolve_split(builder, split), size, margins[name])
+        for name, split in expressions.items()
+    }
 
 
 def count(builder: tfds.core.DatasetBuilder, expressions: dict[str, str]) -> int:
@@ -141,13 +149,15 @@ def free_memory() -> int | None:
     return free and free // len(stats)
 
 
-def _load(builder: tfds.core.DatasetBuilder, expression: str, size: int) -> Split:
+def _load(builder: tfds.core.DatasetBuilder, expression: str, size: int, margin: int) -> Split:
     """One split; its photos are a read-only map of their file."""
     key = hashlib.sha256(expression.encode()).hexdigest()[:8]
-    path = prepared.cache_path(builder, f'resident-{key}-{size}.npy')
-    if expression and not _is_kept(builder, expression, size, path):
-        _keep(prepared.load(builder, expression), size, path)
-    return _open(path) if expression else dataclasses.replace(prepared.load(builder, ''), photos=_empty(size))
+    path = prepared.cache_path(builder, f'resident-{key}-{size}{f"+{margin}" if margin else ""}.npy')
+    if expression and not _is_kept(builder, expression, size, margin, path):
+        _keep(prepared.load(builder, expression), size, margin, path)
+    split = _open(path) if expression else prepared.load(builder, '')
+    photos = split.photos if expression else _empty(size + 2 * margin)
+    return dataclasses.replace(split, photos=photos, margin=margin)
 
 
 def _empty(size: int) -> UInt8[np.ndarray, '0 {size} {size} 3']:
@@ -160,7 +170,7 @@ def _open(path: Path) -> Split:
         return Split(photos, **({'xyz': None} | labels))
 
 
-def _is_kept(builder: tfds.core.DatasetBuilder, expression: str, size: int, path: Path) -> bool:
+def _is_kept(builder: tfds.core.DatasetBuilder, expression: str, size: int, margin: int, path: Path) -> bool:
     """Whether the files are whole and of this data, by their shapes and by SAMPLES photos."""
     try:
         kept = _open(path)
@@ -168,22 +178,23 @@ def _is_kept(builder: tfds.core.DatasetBuilder, expression: str, size: int, path
         return False
     num_images = builder.info.splits[expression].num_examples
     lengths = {len(x) for x in (kept.photos, kept.keypoints, kept.names)}
-    if kept.photos.dtype != np.uint8 or kept.photos.shape[1:] != (size, size, 3) or lengths != {num_images}:
+    side = size + 2 * margin
+    if kept.photos.dtype != np.uint8 or kept.photos.shape[1:] != (side, side, 3) or lengths != {num_images}:
         return False
     at = np.linspace(0, num_images - 1, min(SAMPLES, num_images)).astype(int)
     fresh = prepared.load(builder, expression, at)
-    photos = [decode(photo, size) for photo in fresh.photos]
+    photos = list(_decoded(fresh, size, margin, map))
     pairs = (photos, kept.photos), (fresh.keypoints, kept.keypoints), (fresh.names, kept.names)
     return all(np.array_equal(new, old[at]) for new, old in pairs)
 
 
-def _keep(split: Split, size: int, path: Path) -> None:
+def _keep(split: Split, size: int, margin: int, path: Path) -> None:
     """Decodes all photos into one file and puts the labels beside it."""
     # Not by a map of the file: where the disk is full, its writes end the process.
     with files.replacing(path) as temporary, temporary.open('wb') as file, ThreadPoolExecutor() as pool:
-        shape = (len(split), size, size, 3)
+        shape = (len(split), size + 2 * margin, size + 2 * margin, 3)
         np.lib.format.write_array_header_1_0(file, {'descr': '|u1', 'fortran_order': False, 'shape': shape})
-        decoded = pool.map(partial(decode, size=size), split.photos)
+        decoded = _decoded(split, size, margin, pool.map)
         for photo in runtime.progress(decoded, len(split), 'photo', 'Decoding photos'):
             file.write(photo.tobytes())
     with files.replacing(path.with_suffix('.npz')) as temporary:
@@ -191,7 +202,19 @@ def _keep(split: Split, size: int, path: Path) -> None:
         np.savez(temporary, **{name: label for name, label in labels.items() if label is not None})
 
 
-def decode(photo: bytes, size: int) -> UInt8[np.ndarray, '{size} {size} 3']:
-    """JPEG bytes to a photo, equal to pipeline.decode's in every grey level."""
+def _decoded(split: Split, size: int, margin: int, map_: Callable) -> Iterator[np.ndarray]:
+    contexts = itertools.repeat(1.0) if split.context is None else map(float, split.context)
+    return map_(partial(decode, size=size, margin=margin), split.photos, contexts)
+
+
+def decode(photo: bytes, context: float = 1.0, *, size: int, margin: int = 0) -> UInt8[np.ndarray, 's s 3']:
+    """JPEG bytes to a crop and `margin` pixels around it, equal to pipeline.decode's in every grey level.
+
+    context: see Split. size: of the crop alone.
+    """
     image = np.asarray(images.open_jpeg(photo).convert('RGB'))
-    return geometry.crop(image, (0, 0, image.shape[1], image.shape[0]), size)
+    part = (size + 2 * margin) / (size * context)  # of the photo
+    ends = (1 - part) / 2 * np.array([*image.shape[1::-1], 0, 0]) + (1 + part) / 2 * np.array(
+        [0, 0, *image.shape[1::-1]]
+    )
+    return geometry.crop(image, ends, size + 2 * margin)

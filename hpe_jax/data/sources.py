@@ -7,6 +7,7 @@
 A new source implements Source or SplitSource and is chosen in `open_split` or `open_data`.
 """
 
+import dataclasses
 import hashlib
 from collections.abc import Iterator
 from importlib import util
@@ -15,8 +16,8 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from ml_collections import ConfigDict
 
-from hpe_jax import sharding
-from hpe_jax.data import prepared, resident
+from hpe_jax import augment, sharding
+from hpe_jax.data import features, prepared, resident
 from hpe_jax.errors import UserError
 
 Batch = dict  # see preprocess.py
@@ -80,12 +81,20 @@ def load(config: ConfigDict, expressions: dict[str, str]) -> dict[str, prepared.
 
 def _load(config: ConfigDict, expressions: dict[str, str], members: list, builders: list) -> dict[str, prepared.Split]:
     names, weights = [member.data.dataset for member in members], [member.weight for member in members]
+    margins = {'train': margin(config, builders)} if 'train' in expressions else {}
     if config.data.source == 'tfdata':
-        loaded = [{name: prepared.load(builder, split) for name, split in expressions.items()} for builder in builders]
+        loaded = [
+            {
+                name: dataclasses.replace(prepared.load(builder, split), margin=margins.get(name, 0))
+                for name, split in expressions.items()
+            }
+            for builder in builders
+        ]
     else:
         size = config.data.image_size
-        resident.check_fits(sum(resident.count(builder, expressions) for builder in builders), size)
-        loaded = [resident.load(builder, expressions, size) for builder in builders]
+        side = size + 2 * margins.get('train', 0)
+        resident.check_fits(sum(resident.count(builder, expressions) for builder in builders), side)
+        loaded = [resident.load(builder, expressions, size, margins) for builder in builders]
     for dataset, own in zip(names, loaded, strict=True):
         for name, split in own.items():
             if len(split) and not split.visible.any():
@@ -94,6 +103,12 @@ def _load(config: ConfigDict, expressions: dict[str, str], members: list, builde
                     'its frame, so that there is nothing to learn or to score; check the labels'
                 )
     return {split: prepared.mix([one[split] for one in loaded], names, weights) for split in expressions}
+
+
+def margin(config: ConfigDict, builders: list) -> int:
+    """Pixels around each training crop that augmentation may move into it: what all of the data sets have."""
+    context = min(map(prepared.context_of, builders)) if augment.is_on(config.augment) else 1.0
+    return features.margin(config.data.image_size, context)
 
 
 def open_split(split: prepared.Split, config: ConfigDict) -> SplitSource:

@@ -1,5 +1,6 @@
 import contextlib
 import io
+import itertools
 import json
 import shutil
 import subprocess
@@ -7,12 +8,13 @@ import sys
 import tracemalloc
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 from configs import tiny
-from hpe_jax import evaluate, geometry, hand, metrics, train, trained_model
-from hpe_jax.data import prepared
+from hpe_jax import evaluate, geometry, hand, metrics, preprocess, train, trained_model
+from hpe_jax.data import prepared, sources
 from hpe_jax.data.coco_hands import annotations, stream
 from hpe_jax.data.freihand import folder as freihand_folder
 from hpe_jax.errors import UserError
@@ -20,6 +22,7 @@ from hpe_jax.inference import outputs
 from tests import drawn_coco, drawn_hands
 
 ALL = 'train+validation+test'
+EDGE = 56  # pixels around the crop that are stored
 
 
 def config_of(folder, tmp_path, **fields):
@@ -35,10 +38,16 @@ def examples(config, split=ALL):
     return [source[i] for i in range(len(source))]
 
 
+def middle(example) -> np.ndarray:
+    """The crop, 224x224 pixels; what is stored shows what lies around it."""
+    assert example['image'].shape == (336, 336, 3)
+    return example['image'][EDGE:-EDGE, EDGE:-EDGE]
+
+
 def in_original(example) -> np.ndarray:
     """Its keypoints in pixels of the photo."""
-    crop, size = example['crop'].astype(float), len(example['image'])
-    x, y = example['uv'].astype(float).T / size
+    crop = example['crop'].astype(float)
+    x, y = (example['uv'].astype(float).T - EDGE) / 224
     x = 1 - x if example['handedness'] else x
     return crop[:2] + np.stack([x, y], -1) * (crop[2:] - crop[:2])
 
@@ -62,10 +71,35 @@ def test_every_dialect_gives_the_hands_that_were_drawn(dialect, tmp_path):
         assert example['labelled'].all() and not example['occluded'].any()
         crop = geometry.crop(np.asarray(one.image.convert('RGB')), example['crop'], 224)
         crop = crop[:, ::-1] if one.handedness == 'left' else crop
-        assert np.abs(crop - example['image'].astype(float)).mean() < 6  # JPEG, of noise; and JPEG and WebP before
+        assert np.abs(crop - middle(example).astype(float)).mean() < 6  # JPEG, of noise; and JPEG and WebP before
         side = example['crop'][2] - example['crop'][0]
         assert np.ptp(one.keypoints, axis=0).max() / side == pytest.approx(0.47, rel=1e-5)
     assert {one.handedness for one in hands} == ({'right'} if dialect == 'interhand' else {'right', 'left'})
+
+
+def test_augmentation_moves_what_lies_around_the_crop_into_it(plain, tmp_path):
+    """From both sources; validation sees the crops alone."""
+    found = {}
+    for source in ('resident', 'tfdata'):
+        config = config_of(plain, tmp_path, source=source, image_size=32, targets='device')
+        config.augment.scale = 0.4
+        config.data.update(train_split='train', validation_split='train')
+        data = sources.open_data(config)
+        (train,) = itertools.islice(data.train.epochs(0, 0, 1, 4), 1)
+        validation = next(data.splits['validation'].once(4))
+        assert train['image'].shape == (4, 48, 48, 3) and validation['image'].shape == (4, 32, 32, 3)
+        assert np.abs(np.asarray(train['keypoints']) - 0.5).max() < 0.5
+        found[source] = train['image'], validation['image']
+        config.augment.scale = 0.0
+        (still,) = itertools.islice(sources.open_data(config).train.epochs(0, 0, 1, 4), 1)
+        crops = preprocess.crop_middle(train, 32)['image']  # at its edges the resize looks beyond the crop
+        np.testing.assert_array_equal(still['image'][:, 1:-1, 1:-1], crops[:, 1:-1, 1:-1])
+    jax.tree.map(np.testing.assert_array_equal, found['resident'], found['tfdata'])
+
+
+def test_a_context_of_no_whole_pixels_is_refused(plain, tmp_path):
+    with pytest.raises(UserError, match='config.data.context=1.3: a crop of 224 pixels would lie 33.6'):
+        examples(config_of(plain, tmp_path, context=1.3))
 
 
 def test_hands_of_one_image_are_in_one_split(tmp_path):
@@ -210,7 +244,7 @@ def test_a_bad_image_is_reported_and_nothing_is_left_under_the_final_name(plain,
     with pytest.raises(UserError, match=message) as error:
         prepared.open_dataset(config_of(path, tmp_path).data)
     assert str(error.value).startswith(f'{path}: annotation 3: ') and '\n' not in str(error.value)
-    assert not list(tmp_path.glob('tfds/**/1.0.0'))
+    assert not list(tmp_path.glob('tfds/**/1.1.0'))
 
 
 @pytest.mark.parametrize(
@@ -299,8 +333,8 @@ def test_options_give_another_prepared_copy(plain, tmp_path):
         for fields in ({}, {'relative_hand_size': 0.5}, {'handedness': 'left'})
     }
     assert len(paths) == 3
-    small = config_of(plain, tmp_path, dataset='coco_hands/64px')
-    assert examples(small, 'test')[0]['image'].shape == (64, 64, 3)
+    small = config_of(plain, tmp_path, dataset='coco_hands/64px', context=1.25)
+    assert examples(small, 'test')[0]['image'].shape == (80, 80, 3)
 
 
 def test_handedness_is_the_configs_where_the_annotation_does_not_say(plain):
@@ -397,11 +431,11 @@ def test_real_photos_score_as_by_their_own_script(shared, tmp_path):
     overrides = {'data.dataset': 'coco_hands', 'data.manual_dir': str(tmp_path / 'test.json')}
     run = trained_model.load(overrides=overrides | {'data.data_dir': str(tmp_path / 'tfds'), 'data.source': 'resident'})
     found = examples(run.config, ALL)
-    predicted = run.predict([example['image'] for example in found]).keypoints
+    predicted = run.predict([middle(example) for example in found]).keypoints
     # Each hand as a photo of its own: score.py would take the nearest answer to any hand of a photo.
     named = [one | {'file': f'{i}.jpg'} for i, one in enumerate(truth)]
     answers = {
-        one['file']: in_original(example | {'uv': keypoints * 224}).tolist()
+        one['file']: in_original(example | {'uv': keypoints * 224 + EDGE}).tolist()
         for one, example, keypoints in zip(named, found, predicted, strict=True)
     }
     shutil.copy(folder / 'score.py', tmp_path)

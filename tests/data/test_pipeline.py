@@ -56,7 +56,7 @@ def test_resized_photos_are_pils(split):
 
     for photo in split.photos[:4]:
         expected = Image.open(io.BytesIO(photo)).resize((128, 128), Image.BILINEAR)
-        difference = np.abs(pipeline.decode(photo, 128).numpy().astype(float) - np.asarray(expected))
+        difference = np.abs(pipeline.decode(photo, size=128).numpy().astype(float) - np.asarray(expected))
         assert difference.mean() < 0.3 and difference.max() <= 1  # grey levels of 255
 
 
@@ -65,7 +65,7 @@ def test_resized_real_photos_are_the_references(shared):
 
     expected = np.load(shared / 'reference/parity.npz')['images_u8']
     for photo, image in zip(folder.find(shared / 'freihand_mini', 'training').photos, expected, strict=True):
-        difference = np.abs(pipeline.decode(photo.read_bytes(), 128).numpy().astype(float) - image)
+        difference = np.abs(pipeline.decode(photo.read_bytes(), size=128).numpy().astype(float) - image)
         assert difference.mean() < 0.3 and difference.max() <= 1
 
 

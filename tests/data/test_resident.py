@@ -34,7 +34,9 @@ def split(builder):
 def decoded(monkeypatch):
     """The photos that resident.decode is given."""
     given, decode = [], resident.decode
-    monkeypatch.setattr(resident, 'decode', lambda photo, size: given.append(photo) or decode(photo, size))
+    monkeypatch.setattr(
+        resident, 'decode', lambda photo, *rest, **how: given.append(photo) or decode(photo, *rest, **how)
+    )
     return given
 
 
@@ -48,7 +50,7 @@ def test_photos_are_tensorflows_to_the_last_grey_level(builder, size):
     from hpe_jax.data import pipeline
 
     for photo in prepared.load(builder, 'train').photos:
-        np.testing.assert_array_equal(resident.decode(photo, size), pipeline.decode(photo, size).numpy())
+        np.testing.assert_array_equal(resident.decode(photo, size=size), pipeline.decode(photo, size=size).numpy())
 
 
 @pytest.mark.slow
@@ -64,7 +66,7 @@ def test_labels_are_kept_beside_the_photos(builder, tmp_path):
     read = prepared.load(builder, 'train')
     hidden = np.arange(read.visible.size).reshape(read.visible.shape) % 3 == 0
     for name, split in {'told': dataclasses.replace(read, occluded=hidden), 'untold': read}.items():
-        resident._keep(split, 32, tmp_path / f'{name}.npy')
+        resident._keep(split, 32, 0, tmp_path / f'{name}.npy')
         found = resident._open(tmp_path / f'{name}.npy')
         for field in ('keypoints', 'visible', 'xyz', 'names', 'occluded'):
             np.testing.assert_array_equal(getattr(found, field), getattr(split, field))

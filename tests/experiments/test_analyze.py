@@ -202,7 +202,7 @@ def test_a_photos_numbers_are_those_of_its_prediction(report, tiny_run):
     folder, *_ = report
     run = trained_model.load(tiny_run)
     photos = prepared.load(prepared.open_dataset(run.config.data), 'train[:2]')
-    keypoints, _, peaks = run.predict([analyze.read_photo(jpeg) for jpeg in photos.photos])
+    keypoints, _, peaks = run.predict([photos.image(i) for i in range(len(photos))])
     error = np.linalg.norm(keypoints - photos.keypoints, axis=-1)
     kept = json.loads((folder / 'other.json').read_text())['photos']
     assert [photo['name'] for photo in kept] == ['0 gs', '1 gs'] == photos.names.tolist()

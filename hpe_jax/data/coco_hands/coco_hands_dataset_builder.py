@@ -30,16 +30,27 @@ class CropsConfig(tfds.core.BuilderConfig):
     relative_hand_size: float = 0.47
     joints: str = 'freihand'
     handedness: str = 'right'
+    context: float = 1.5
+
+    @property
+    def stored_size(self) -> int:
+        """Side of the stored pictures, of which the crop is the middle."""
+        return self.size + 2 * features.margin(self.size, self.context)
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
-    """Crops around labelled hands; left ones are mirrored to right ones."""
+    """Crops around labelled hands, with what lies around them; left ones are mirrored to right ones."""
 
-    VERSION = tfds.core.Version('1.0.0')
-    RELEASE_NOTES = {'1.0.0': 'First version.'}
+    VERSION = tfds.core.Version('1.1.0')
+    RELEASE_NOTES = {'1.0.0': 'First version.', '1.1.0': 'What lies around the crop, for augmentation.'}
     BUILDER_CONFIGS = [CropsConfig(name='default', description='Crops of 224x224 pixels.')]
     MANUAL_DOWNLOAD_INSTRUCTIONS = 'Put the COCO keypoint JSON and its images there.'
-    OPTIONS = ('relative_hand_size', 'joints', 'handedness')  # fields of config.data that the crops depend on
+    OPTIONS = (
+        'relative_hand_size',
+        'joints',
+        'handedness',
+        'context',
+    )  # fields of config.data that the crops depend on
     fingerprint = staticmethod(annotations.fingerprint)
 
     @classmethod
@@ -62,10 +73,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             'labelled': tensor((21,), np.bool_, 'Others (v = 0) lie in the middle of the box.'),
             'occluded': tensor((21,), np.bool_, 'v = 1.'),
             'box': tensor((4,), np.float32, 'x0, y0, x1, y1, pixels of the original.'),
-            'crop': tensor((4,), np.float32, 'x0, y0, x1, y1 of the square that is stored, pixels of the original.'),
+            'crop': tensor((4,), np.float32, 'x0, y0, x1, y1, pixels of the original.'),
             'original_size': tensor((2,), np.int32, '(width, height) of the original, pixels.'),
         }
-        shared = features.hand_features(self.builder_config.size, depth=False)
+        shared = features.hand_features(self.builder_config.stored_size, depth=False)
         return self.dataset_info_from_configs(
             features=tfds.features.FeaturesDict(shared | more), disable_shuffling=True
         )
@@ -101,13 +112,15 @@ def crop_example(hand: annotations.Hand, image: UInt8[np.ndarray, 'h w 3'], conf
     if not (hand.box[:2] < [width, height]).all() or not (hand.box[2:] > 0).all():
         raise UserError(f'its bbox {hand.box.tolist()} (x0, y0, x1, y1) lies outside the {width}x{height} of its image')
     square = square_around(hand.box, config.relative_hand_size)
-    uv = (hand.keypoints.astype(np.float64) - square[:2]) * (config.size / (square[2] - square[0]))
-    uv[~hand.labelled] = config.size / 2
-    if not geometry.inside_frame(uv / config.size)[hand.labelled].any():
+    in_crop = (hand.keypoints.astype(np.float64) - square[:2]) / (square[2] - square[0])
+    in_crop[~hand.labelled] = 0.5
+    if not geometry.inside_frame(in_crop)[hand.labelled].any():
         raise UserError('its keypoints lie far from its bbox; expected both in pixels of the image')
-    pixels = geometry.crop(image, square, config.size)
+    stored = square_around(hand.box, config.relative_hand_size * config.size / config.stored_size)
+    pixels, uv = geometry.crop(image, stored, config.stored_size), in_crop * config.size
+    uv += features.margin(config.size, config.context)
     if hand.handedness == 'left':
-        pixels, uv[:, 0] = pixels[:, ::-1], config.size - uv[:, 0]
+        pixels, uv[:, 0] = pixels[:, ::-1], config.stored_size - uv[:, 0]
     return {
         'image': io.BytesIO(as_jpeg(pixels)),
         'uv': uv.astype(np.float32),

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hpe_jax.data.synthetic_hands import sensor, skin, texture
+from hpe_jax.data.synthetic_hands import scene, sensor, skin, texture
 
 pytestmark = pytest.mark.slow
 
@@ -37,6 +37,27 @@ def test_skin_tones_span_the_scale_and_stay_skin():
     assert (np.diff(tones.sum(1)) > 0).all()  # from dark to light
     assert (tones[:, 0] > tones[:, 1]).all() and (tones[:, 1] > tones[:, 2]).all()
     assert tones[0].mean() < 0.08 and tones[-1].mean() > 0.4
+
+
+def test_blotches_and_lines_do_not_tell_the_palm_from_the_back():
+    palm = jnp.asarray(scene.hand_mesh()[0].palm)
+    keys = jax.random.split(jax.random.key(0), 300)
+    blood, melanin = jax.jit(jax.vmap(lambda key: skin.spots(key, palm, scene.noises())))(keys)
+    for pigment in map(np.asarray, (blood, melanin)):
+        front, back = (np.abs(pigment[:, side]).mean() for side in (np.asarray(palm) > 0.9, np.asarray(palm) < 0.1))
+        assert front == pytest.approx(back, rel=0.25) and back > 0.01
+
+
+def test_relief_is_of_millimetres_and_differs_between_people():
+    heights = jax.jit(jax.vmap(lambda key: skin.relief(key, scene.noises())))(jax.random.split(jax.random.key(0), 100))
+    assert np.abs(heights).max() < 0.005
+    assert 2e-4 < np.std(np.mean(heights, 1)) < 1e-3 and 2e-4 < np.mean(np.std(heights, 1)) < 1e-3
+
+
+def test_named_uniforms_are_one_draw():
+    key = jax.random.key(0)
+    u = texture.named_uniforms(key, 'first second', (3,))
+    np.testing.assert_array_equal([u.first, u.second], jax.random.uniform(key, (2, 3)))
 
 
 def test_lab_white_and_black():
