@@ -75,6 +75,12 @@ def make_infer(config: ConfigDict, model: nnx.Module, decoder: str) -> Callable:
     return infer
 
 
+def for_inference(model: nnx.Module) -> nnx.Module:
+    """The model with its BatchNorms folded into its convolutions, where it has a way: the UNet's norms stand before
+    convolutions with zero padding, so that there is none."""
+    return model.folded() if hasattr(model, 'folded') else model
+
+
 def average_rotations(infer: Callable) -> Callable:
     """`infer` of make_infer on four quarter turns of each image, which must be square: test-time augmentation.
 

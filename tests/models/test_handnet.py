@@ -46,6 +46,22 @@ def test_a_photo_is_answered_alike_in_any_batch(small):
         np.testing.assert_allclose(value[1:2], alone[name], atol=1e-5)
 
 
+@pytest.mark.slow
+def test_folded_norms_give_the_same_answers(small):
+    model, rng = nnx.clone(small), np.random.default_rng(0)
+    for _, norm in nnx.iter_modules(model):
+        if isinstance(norm, nnx.BatchNorm):
+            for variable in (norm.mean, norm.var, norm.scale, norm.bias):
+                variable[...] = jnp.asarray(rng.uniform(0.5, 1.5, variable.shape), jnp.float32)
+    folded = model.folded()
+    left = [module for _, module in nnx.iter_modules(folded) if isinstance(module, nnx.BatchNorm)]
+    assert not left and len(jax.tree.leaves(nnx.state(folded))) < len(jax.tree.leaves(nnx.state(model)))
+    images = jnp.asarray(rng.integers(0, 256, (2, 64, 64, 3)), jnp.uint8)
+    expected, found = model.logits(images), folded.logits(images)
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-5 * float(jnp.abs(value).max()))
+
+
 def test_the_sense_of_rotation_is_the_sine_and_turns_with_the_mirror():
     keypoints = np.random.default_rng(1).uniform(0.2, 0.8, (3, 21, 2))
     at = np.int32(keypoints * 64)
