@@ -30,6 +30,7 @@ PRESETS = {
     'studio': render.STUDIO,
     'full': render.FULL,
     'presence': render.PRESENCE,
+    'open': render.OPEN,
     'borderless': render.BORDERLESS,
     'uncluttered': render.UNCLUTTERED,
 }

@@ -37,8 +37,11 @@ class Config:
     borders: float = 0.4  # share of pictures whose content ends inside the frame
     camera_noise: bool = True
     away: float = 0.0  # share of pictures without a hand to be found: see camera.sample_view
+    gesture: str = ''  # that of all hands; by default they are drawn by their weights
 
     def __post_init__(self):
+        if self.gesture and self.gesture not in poses.NAMES:
+            raise UserError(f'gesture {self.gesture!r}: unknown; choose from {", ".join(poses.NAMES)}')
         unknown = set(self.backgrounds) - set(background.KINDS)
         if unknown or not self.backgrounds:
             raise UserError(f'backgrounds: {sorted(unknown)} unknown; choose some of {", ".join(background.KINDS)}')
@@ -53,6 +56,8 @@ FULL = Config()
 PRESENCE = Config(away=0.15)  # for a network that is to say whether there is a hand
 BORDERLESS = Config(away=0.15, borders=0.0)
 UNCLUTTERED = Config(away=0.15, backgrounds=background.PLAIN, occluders=0.0)
+# Open hands of any kind, of which networks took palms for backs most often.
+OPEN = Config(away=0.15, gesture='open')
 STUDIO = Config(backgrounds=('wall', 'green_screen', 'clouds'), max_tilt=60.0, held=False, occluders=0.0, borders=0.0)
 
 
@@ -73,7 +78,8 @@ def render(key: Key[Array, ''], config: Config = FULL) -> Sample:
     keys = jax.random.split(key, 11)
     loaded, _ = scene.hand_mesh()
     shape = poses.sample_shape(keys[0])
-    pose = poses.sample_pose(keys[1], mesh.shape_joints(loaded, shape))
+    gesture = poses.NAMES.index(config.gesture) if config.gesture else None
+    pose = poses.sample_pose(keys[1], mesh.shape_joints(loaded, shape), gesture)
     posed = mesh.pose_hand(loaded, shape, pose)
     view = camera.sample_view(
         keys[2],
