@@ -15,8 +15,8 @@ from configs import unet
 
 def get_config() -> ConfigDict:
     config = unet.get_config()
-    config.data.update(source='resident', dataset='synthetic_hands/presence_40000_128px')
-    config.data.update(data_dir='runs/tensorflow_datasets', targets='device')
+    config.data.dataset = 'synthetic_hands/presence_40000_128px:1, synthetic_hands/open_16000_128px:0.4'
+    config.data.update(source='resident', data_dir='runs/tensorflow_datasets', targets='device')
     config.data.train_split, config.data.validation_split = 'train+validation[:90%]', 'validation[90%:]'
     config.model.update(name='handnet', widths=(16, 24, 56, 112, 112), blocks=(1, 3, 2))
     config.heatmap.update(sigma=5.0, stride=4, activation='softmax')
