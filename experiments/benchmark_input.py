@@ -8,7 +8,6 @@ taking turns. 'jpeg' decodes every photo on the way: an epoch, the first and any
 """
 
 import os
-import platform
 import statistics
 import sys
 import time
@@ -16,7 +15,7 @@ import time
 from absl import app, flags
 
 from configs import unet
-from hpe_jax import files
+from hpe_jax import files, logbook
 from hpe_jax.data import prepared, sources
 from hpe_jax.errors import UserError
 
@@ -58,7 +57,7 @@ def main(_) -> None:
     sources.check_installed(config)
     photos = prepared.load(prepared.open_dataset(config.data), 'train+validation+test')
     rates = measure(photos, config)
-    device = f'{os.cpu_count()} cores, {platform.machine()}, load {os.getloadavg()[0]:.1f} at the end'
+    device = f'{os.cpu_count()} cores, {logbook.processor()}, load {os.getloadavg()[0]:.1f} at the end'
     print(f'{len(photos)} photos of {DATASET.value} to {config.data.image_size}x{config.data.image_size}, {device}\n')
     print('| examples a second | median | lowest | highest |\n| --- | ---: | ---: | ---: |')
     for name, values in rates.items():

@@ -96,8 +96,8 @@ def summary(distance: np.ndarray) -> dict[str, float]:
 
 
 def score_renders(run: trained_model.TrainedModel, rotations: int = 1, split: str = 'test') -> dict:
-    """Keypoints of centred right hands, and both heads on the split as it is and mirrored."""
-    builder = prepared.open_dataset(run.config.data)
+    """Keypoints of centred right hands, and both heads on the split as it is and mirrored; of the first data set."""
+    builder = prepared.open_dataset(prepared.members(run.config.data)[0].data)
     photos = resident.load(builder, {split: split}, run.config.data.image_size)[split]
     infer = trained_model.make_infer(run.config, run.model, run.config.eval.decoder)
     infer = jax.jit(infer if rotations == 1 else trained_model.average_rotations(infer))

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import platform
+import re
 import shlex
 import socket
 import subprocess
@@ -18,6 +19,8 @@ import numpy as np
 
 from hpe_jax import files
 from hpe_jax.errors import WriteError
+
+VECTORS = {'avx512f': 'AVX-512', 'avx2': 'AVX2'}  # flag of Linux: name
 
 
 class Logbook:
@@ -84,7 +87,7 @@ class Logbook:
 def environment() -> dict:
     """Command, commit, device and versions, for the record of a result."""
     device = jax.devices()[0]
-    kind = f'{os.cpu_count()} cores, {platform.machine()}' if device.platform == 'cpu' else device.device_kind
+    kind = f'{os.cpu_count()} cores, {processor()}' if device.platform == 'cpu' else device.device_kind
     packages = ('jax', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
     return {
         'command': shlex.join(sys.orig_argv),
@@ -93,6 +96,20 @@ def environment() -> dict:
         'python': platform.python_version(),
         'versions': {name: version(name) for name in packages},
     }
+
+
+def processor(cpuinfo: str | Path = '/proc/cpuinfo') -> str:
+    """Architecture, name and widest vectors of this machine's processor; the architecture alone where Linux is not.
+
+    Example: 'x86_64, AMD EPYC, AVX-512'.
+    """
+    parts, path = [platform.machine()], Path(cpuinfo)
+    if path.exists():
+        fields = dict(re.findall(r'^(model name|flags)\s*: (.*)$', path.read_text(), re.MULTILINE))
+        flags = fields.get('flags', '').split()
+        widest = next((name for flag, name in VECTORS.items() if flag in flags), '')
+        parts += [fields.get('model name', ''), widest]
+    return ', '.join(filter(None, parts))
 
 
 def _git_commit() -> str | None:

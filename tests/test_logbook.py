@@ -1,4 +1,5 @@
 import json
+import platform
 import socket
 import time
 from pathlib import Path
@@ -32,3 +33,11 @@ def test_a_file_in_the_place_of_the_folder_is_reported(tmp_path):
     (tmp_path / 'tensorboard').touch()
     with pytest.raises(WriteError, match='cannot write .*tensorboard: File exists'):
         logbook.Logbook(tmp_path, [])
+
+
+def test_the_processor_is_named_with_its_widest_vectors(tmp_path):
+    cpuinfo = tmp_path / 'cpuinfo'
+    cpuinfo.write_text('processor\t: 0\nmodel name\t: AMD EPYC\nflags\t\t: fpu avx2 avx512f\n')
+    assert logbook.processor(cpuinfo).endswith(', AMD EPYC, AVX-512')
+    cpuinfo.write_text('processor\t: 0\n')
+    assert logbook.processor(cpuinfo) == logbook.processor(tmp_path / 'absent') == platform.machine()
