@@ -11,9 +11,10 @@ import dataclasses
 import json
 import multiprocessing
 import os
-import platform
 import time
 from pathlib import Path
+
+from hpe_jax import logbook
 
 
 def measure(preset: str, size: int, batch: int, seconds: float, core: int | None, ready, answers):
@@ -74,7 +75,7 @@ def main():
     args = parser.parse_args()
     cores = sorted(os.sched_getaffinity(0))
     load = os.getloadavg()[0]
-    print(f'{platform.processor() or platform.machine()}, {len(cores)} cores, load {load:.1f} before')
+    print(f'{logbook.processor()}, {len(cores)} cores, load {load:.1f} before')
     rows = []
     for preset in args.presets:
         for size in args.sizes:
@@ -87,7 +88,9 @@ def main():
                     flush=True,
                 )
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps({'load_before': load, 'rows': rows}, indent=2) + '\n')
+    args.out.write_text(
+        json.dumps({'processor': logbook.processor(), 'load_before': load, 'rows': rows}, indent=2) + '\n'
+    )
 
 
 if __name__ == '__main__':
