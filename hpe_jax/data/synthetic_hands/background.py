@@ -1,6 +1,6 @@
 """What lies behind the hand: a backdrop of noise, and in front of it flat shapes as a collage, out of focus or not.
 
-All shapes of a picture are star-shaped polygons with superelliptic outlines (so one parameter turns an ellipse into a
+All shapes of an image are star-shaped polygons with superelliptic outlines (so one parameter turns an ellipse into a
 rectangle) that the hand's own z-buffer draws in one pass. The groups answer what fooled earlier networks: dead leaves,
 long straight bars and posts, rows of like things, finger-like and skin-coloured things, and people.
 """
@@ -24,7 +24,7 @@ TILES = 8
 
 
 class Shapes(NamedTuple):
-    """Polygons of one picture. Lengths are shares of the picture's side."""
+    """Polygons of one image. Lengths are shares of the image's side."""
 
     centre: Float[Array, 'n 2']
     half: Float[Array, 'n 2']  # half sides; 0 makes one vanish
@@ -38,19 +38,19 @@ class Shapes(NamedTuple):
 
 
 def random_background(key: Key[Array, ''], size: int, kinds: tuple[str, ...] = KINDS) -> Float[Array, 'size size 3']:
-    """Linear RGB, about [0, 1], of a random picture without a hand."""
+    """Linear RGB, about [0, 1], of a random image without a hand."""
     keys = jax.random.split(key, 6)
     weights = np.array([LIKELIHOOD[kind] * (kind in kinds) for kind in KINDS], np.float32)
     drawn = jax.random.choice(keys[0], len(KINDS), p=weights / weights.sum())
     kind = {name: drawn == number for number, name in enumerate(KINDS)}
-    picture = _backdrop(keys[1], size, kind)
+    image = _backdrop(keys[1], size, kind)
     shapes = [_field(keys[2], kind)]
     if set(kinds) - set(PLAIN):
         shapes += [group(key, kind) for key, group in zip(jax.random.split(keys[5], len(GROUPS)), GROUPS, strict=True)]
-    picture = _draw(keys[3], picture, jax.tree.map(lambda *parts: jnp.concatenate(parts), *shapes))
+    image = _draw(keys[3], image, jax.tree.map(lambda *parts: jnp.concatenate(parts), *shapes))
     u = named_uniforms(keys[4], 'sharp blur')
     sharp = u.sharp < jnp.where(kind['wall'] | kind['green_screen'], 0.7, 0.45)
-    return texture.gaussian_blur(picture, jnp.where(sharp, 0.6, log_between(u.blur, 0.7, 6)) * size / 224)
+    return texture.gaussian_blur(image, jnp.where(sharp, 0.6, log_between(u.blur, 0.7, 6)) * size / 224)
 
 
 def _backdrop(key, size, kind):
@@ -229,15 +229,15 @@ def _draw(key, backdrop, shapes):
     """Draws the polygons over the backdrop, each with a pattern and a slope of light."""
     keys = jax.random.split(key, 3)
     n, size = len(shapes.angle), len(backdrop)
-    turn = jnp.stack([jnp.cos(shapes.angle), jnp.sin(shapes.angle)], -1)
+    direction = jnp.stack([jnp.cos(shapes.angle), jnp.sin(shapes.angle)], -1)
 
     # Of 16 corners one lies on each diagonal, where a rectangle has its own.
     phi = np.arange(CORNERS) * (2 * np.pi / CORNERS)
     unit = np.stack([np.cos(phi), np.sin(phi)], -1).astype(np.float32)
     reach = np.maximum(np.abs(unit), 1e-6)
     outline = np.sign(unit) * reach ** shapes.roundness[:, None, None] * shapes.half[:, None]
-    x = outline[..., 0] * turn[:, :1] - outline[..., 1] * turn[:, 1:]
-    y = outline[..., 0] * turn[:, 1:] + outline[..., 1] * turn[:, :1]
+    x = outline[..., 0] * direction[:, :1] - outline[..., 1] * direction[:, 1:]
+    y = outline[..., 0] * direction[:, 1:] + outline[..., 1] * direction[:, :1]
     corners = shapes.centre[:, None] + jnp.concatenate([jnp.zeros((n, 1, 2)), jnp.stack([x, y], -1)], 1)
     corner = np.arange(CORNERS)
     fan = np.stack([np.zeros_like(corner), (corner + 1) % CORNERS + 1, corner + 1], -1)
@@ -251,7 +251,8 @@ def _draw(key, backdrop, shapes):
     like = (shapes.layer * 32).astype(jnp.int32)
     second = shapes.colour * jnp.exp(deviates[like] * shapes.pattern[:, None])
     zoom = log_between(zooms[like, None], 1.5, 18) * shapes.half
-    columns = (shapes.centre, turn, 1 / jnp.maximum(shapes.half, 1e-6), zoom, shapes.slope, shapes.bulge[:, None])
+    inverse = 1 / jnp.maximum(shapes.half, 1e-6)
+    columns = (shapes.centre, direction, inverse, zoom, shapes.slope, shapes.bulge[:, None])
     table = jnp.concatenate(columns, -1)
     tiles = texture.random_tiles(keys[2], TILES)
 

@@ -1,7 +1,7 @@
 """Where the camera stands: a crop of one hand as FreiHAND cuts it. Pure JAX.
 
-The camera's frame is FreiHAND's: x right, y down, z forward, metres; K's principal point is the picture's middle, so
-that the hand's place in the picture is in its xyz. `geometry.project(xyz, K)` is uv.
+The camera's frame is FreiHAND's: x right, y down, z forward, metres; K's principal point is the image's middle, so
+that the hand's place in the image is in its xyz. `geometry.project(xyz, K)` is uv.
 """
 
 from typing import NamedTuple
@@ -33,7 +33,7 @@ def to_camera(view: View, points: Float[Array, 'n 3']) -> Float[Array, 'n 3']:
 
 
 def mirror(xyz: Float[Array, 'n 3']) -> Float[Array, 'n 3']:
-    """The left hand in the mirrored picture: u goes to width - u, as K's principal point is the middle."""
+    """The left hand in the mirrored image: u goes to width - u, as K's principal point is the middle."""
     return xyz * jnp.array([[-1.0, 1.0, 1.0]])
 
 
@@ -55,14 +55,14 @@ def sample_view(
     Args:
       keypoints: in the hand's frame, metres.
       elbow: in the hand's frame, whose origin is the wrist.
-      size: side of the square picture, pixels.
+      size: side of the square image, pixels.
       max_tilt: largest angle between the line of sight and the palm's normal (either side), radians.
-      frontal: share of views drawn within 45 degrees of that normal on top of the even ones.
-      box: range of the longer side of the keypoints' 2-D box, as a share of the picture.
-      jitter: standard deviation of the box's middle around the picture's, as a share of the picture.
-      inside: whether all keypoints must lie in the picture; if not, the box is moved about four times as far.
-      away: share of pictures that a detector must not take for one of a hand: it is far off the middle or out of the
-        picture, far too small, or far too large.
+      frontal: fraction of views drawn within 45 degrees of that normal on top of the even ones.
+      box: range of the longer side of the keypoints' 2-D box, as a fraction of the image.
+      jitter: standard deviation of the box's middle around the image's, as a fraction of the image.
+      inside: whether all keypoints must lie in the image; if not, the box is moved about four times as far.
+      away: fraction of images that a detector must not take for one of a hand: it is far off the middle or out of the
+        image, far too small, or far too large.
     """
     k_direction, k_roll, k_box, k_distance, k_place, k_away = jax.random.split(key, 6)
     eye = sample_direction(k_direction, elbow, max_tilt, frontal)
@@ -78,22 +78,23 @@ def sample_view(
     points = keypoints @ R.T
     middle = (points.max(0) + points.min(0)) / 2
     extent = (points.max(0) - points.min(0))[:2].max()
-    focal = jnp.clip(side * distance / extent, FOCAL_RANGE[0] / 224, FOCAL_RANGE[1] / 224)  # in picture sides
+    focal = jnp.clip(side * distance / extent, FOCAL_RANGE[0] / 224, FOCAL_RANGE[1] / 224)  # in image sides
     t = jnp.append(-middle[:2], focal * extent / side - middle[2])
     t = jax.lax.fori_loop(0, STEPS, lambda _, t: fit_step(points, t, focal, side, place), t)
     K = jnp.array([[focal, 0, 0.5], [0, focal, 0.5], [0, 0, 1 / size]]) * size
     return View(R, t, K)
 
 
-def _away(key, share, side, place):
-    """Side and middle of the hand's box, in some of the pictures those that `away` of sample_view says."""
+def _away(key, fraction, side, place):
+    """Side and middle of the hand's box, in some of the images those that `away` of sample_view says."""
     u = named_uniforms(key, 'is_away kind size distance angle')
     small, large = between(u.size, 0.06, 0.17), between(u.size, 1.2, 1.8)
     angle = 2 * jnp.pi * u.angle
     far = between(u.distance, 0.45, 1.1) * jnp.stack([jnp.cos(angle), jnp.sin(angle)])
     sides = jnp.where(u.kind < 0.25, small, jnp.where(u.kind < 0.35, large, side))
     places = jnp.where(u.kind < 0.25, 0.5 + 0.3 * far, jnp.where(u.kind < 0.35, place, 0.5 + far))
-    return jnp.where(u.is_away < share, sides, side), jnp.where(u.is_away < share, places, place)
+    is_away = u.is_away < fraction
+    return jnp.where(is_away, sides, side), jnp.where(is_away, places, place)
 
 
 def fit_step(points, t, focal, side, place):

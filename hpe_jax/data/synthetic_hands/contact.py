@@ -106,7 +106,7 @@ def penetration(joints: Float[Array, '24 3'], pose: Pose) -> Float[Array, '']:
 
 
 def last_free(blocked):
-    """Along the first axis of S steps: the share of the way, 0 to 1, before the first blocked step."""
+    """Along the first axis of S steps: the fraction of the way, 0 to 1, before the first blocked step."""
     steps = blocked.shape[0]
     return jnp.maximum(jnp.sum(jnp.cumprod(~blocked, 0), 0) - 1, 0) / (steps - 1)
 
@@ -115,27 +115,27 @@ def close_fingers(joints: Float[Array, '24 3'], pose: Pose, goal: Float[Array, '
     """Bends each finger towards its goal until a bone meets the palm or the held object."""
     scale = hand_scale(joints)
 
-    def at(share):
-        return pose.fingers + share * (goal - pose.fingers)
+    def at(fraction):
+        return pose.fingers + fraction * (goal - pose.fingers)
 
-    def blocked(share):
-        keypoints = pose_bones(joints, pose._replace(fingers=at(share)))[0]
+    def blocked(fraction):
+        keypoints = pose_bones(joints, pose._replace(fingers=at(fraction)))[0]
         palm, held = overlaps_around(keypoints, pose.held, scale)
         return (jnp.maximum(palm, held)[1:] > 0).any(1)
 
-    share = last_free(jax.vmap(blocked)(jnp.linspace(0, 1, STEPS)))
-    return pose._replace(fingers=at(share[:, None]))
+    fraction = last_free(jax.vmap(blocked)(jnp.linspace(0, 1, STEPS)))
+    return pose._replace(fingers=at(fraction[:, None]))
 
 
 def close_thumb(joints: Float[Array, '24 3'], pose: Pose, goal: Float[Array, '5']) -> Pose:
     """Moves the thumb towards its goal until it meets a finger, the palm or the held object."""
     scale = hand_scale(joints)
 
-    def at(share):
-        return pose.thumb + share * (goal - pose.thumb)
+    def at(fraction):
+        return pose.thumb + fraction * (goal - pose.thumb)
 
-    def blocked(share):
-        keypoints = pose_bones(joints, pose._replace(thumb=at(share)))[0]
+    def blocked(fraction):
+        keypoints = pose_bones(joints, pose._replace(thumb=at(fraction)))[0]
         palm, held = overlaps_around(keypoints, pose.held, scale)
         around = jnp.maximum(palm, held)[0].max()
         return jnp.maximum(around, overlaps_between(keypoints, scale, THUMB_PAIRS).max()) > 0

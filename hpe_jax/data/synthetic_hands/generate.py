@@ -3,7 +3,7 @@
     python -m hpe_jax.data.synthetic_hands.generate --folder=FOLDER [--number=2000] [--preset=studio] [--size=224]
 
 Writes `training/rgb/*.jpg`, `training/mask/*.jpg`, `training_xyz.json` and `training_K.json`; and, which FreiHAND does
-not have, `training_occluded.json`, 21 booleans a picture. Picture i depends on (preset, seed, i) alone, so a killed run
+not have, `training_occluded.json`, 21 booleans for each. Image i depends on (preset, seed, i) alone, so a killed run
 goes on where it stopped, and any number of threads gives the same bytes.
 """
 
@@ -34,13 +34,13 @@ PRESETS = {
     'borderless': render.BORDERLESS,
     'uncluttered': render.UNCLUTTERED,
 }
-CHUNK = 16  # pictures that one thread renders in one call
+CHUNK = 16  # images that one thread renders in one call
 QUALITY = 92  # of the JPEGs
 
 
 @functools.cache
 def renderer(preset: str, seed: int, size: int = PHOTO_SIZE, side_by_side: int | None = None) -> Callable:
-    """The jitted picture numbers (n,) -> render.Sample of n pictures, `side_by_side` of them at a time."""
+    """The jitted image numbers (n,) -> render.Sample of n images, `side_by_side` of them at a time."""
     config = dataclasses.replace(PRESETS[preset], size=size)
     side_by_side = side_by_side or (1 if jax.default_backend() == 'cpu' else CHUNK)
 
@@ -51,7 +51,7 @@ def renderer(preset: str, seed: int, size: int = PHOTO_SIZE, side_by_side: int |
 
 
 def _write_chunk(folder: Path, start: int, number: int, preset: str, seed: int, size: int) -> int:
-    """Renders and writes the pictures from `start` on, and their labels last; returns how many."""
+    """Renders and writes the images from `start` on, and their labels last; returns how many."""
     labels = folder / 'parts' / f'{start:08d}.json'
     numbers = np.arange(start, min(start + CHUNK, number))
     if labels.exists():
@@ -59,9 +59,9 @@ def _write_chunk(folder: Path, start: int, number: int, preset: str, seed: int, 
     padded = np.resize(numbers, CHUNK)
     samples = jax.tree.map(np.asarray, renderer(preset, seed, size)(padded))
     for i, image, mask in zip(numbers, samples.image, samples.mask, strict=False):
-        for kind, picture in (('rgb', image), ('mask', np.uint8(255) * mask)):
+        for kind, pixels in (('rgb', image), ('mask', np.uint8(255) * mask)):
             with files.replacing(folder / f'training/{kind}/{i:08d}.jpg') as temporary:
-                Image.fromarray(picture).save(temporary, quality=QUALITY)
+                Image.fromarray(pixels).save(temporary, quality=QUALITY)
     kept = {name: getattr(samples, name)[: len(numbers)].tolist() for name in LABELS}
     files.write_text(labels, json.dumps(kept))
     return len(numbers)
@@ -80,7 +80,7 @@ def write(
     Args:
       folder: new, or left by a run with the same preset and seed that was killed.
       preset: a key of PRESETS.
-      size: side of the pictures, pixels.
+      size: side of the images, pixels.
 
     Raises:
       UserError: the number, the preset, or the folder's content does not fit, or the disk is full.
@@ -117,8 +117,8 @@ def _check_same(path: Path, recipe: dict) -> None:
 def define_flags() -> None:
     flags.DEFINE_string('folder', None, 'Where to write.', required=True)
     flags.DEFINE_integer('number', 2000, 'Number of hands.')
-    flags.DEFINE_enum('preset', 'studio', list(PRESETS), 'Which kind of pictures.')
-    flags.DEFINE_integer('size', PHOTO_SIZE, 'Side of the pictures, pixels.')
+    flags.DEFINE_enum('preset', 'studio', list(PRESETS), 'Which kind of images.')
+    flags.DEFINE_integer('size', PHOTO_SIZE, 'Side of the images, pixels.')
     flags.DEFINE_integer('seed', 0, 'Other seeds, other hands.')
 
 

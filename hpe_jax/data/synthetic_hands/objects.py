@@ -76,14 +76,14 @@ def superquadric(
     return tuple(part.reshape(NUM_VERTICES, -1) for part in flat)
 
 
-def axes_along(direction: Float[Array, '3'], turn: Float[Array, '']) -> Float[Array, '3 3']:
-    """A right-handed frame whose last row points along `direction`, turned about it by an angle."""
+def axes_along(direction: Float[Array, '3'], angle: Float[Array, '']) -> Float[Array, '3 3']:
+    """A right-handed frame whose last row points along `direction`, rotated about it by an angle."""
     z = direction / jnp.linalg.norm(direction)
     other = jnp.where(jnp.abs(z[0]) < 0.7, jnp.array([1.0, 0, 0]), jnp.array([0, 1.0, 0]))
     x = jnp.cross(other, z)
     x /= jnp.linalg.norm(x)
     y = jnp.cross(z, x)
-    return jnp.stack([jnp.cos(turn) * x + jnp.sin(turn) * y, jnp.cos(turn) * y - jnp.sin(turn) * x, z])
+    return jnp.stack([jnp.cos(angle) * x + jnp.sin(angle) * y, jnp.cos(angle) * y - jnp.sin(angle) * x, z])
 
 
 def random_occluder(key: Key[Array, ''], near: Float[Array, '3'], shown: Array) -> tuple[Array, ...]:

@@ -8,7 +8,7 @@ finds the nearest triangle of every pixel:
     31             n  n-1           0        n = bits of the largest triangle number
     [ quantised depth | triangle id ]
 
-Depth is quantised in 1/z, which perspective keeps linear in the picture: 17 to 18 bits over the scene's own range, so
+Depth is quantised in 1/z, which perspective keeps linear in the image: 17 to 18 bits over the scene's own range, so
 about 10 micrometres for a hand and its forearm.
 """
 
@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Int, UInt32
 from hpe_jax.geometry import AnyArray
 
 BLOCK = 4
-CHUNK = 4096  # blocks that one turn of the loop works off: 65,536 pixels
+CHUNK = 4096  # blocks that one step of the loop works off: 65,536 pixels
 EMPTY = jnp.uint32(0xFFFFFFFF)
 
 # A pixel whose centre lies on the edge of two triangles belongs to at least one of them despite rounding.
@@ -47,10 +47,10 @@ def rasterise(
     """Nearest front-facing triangle at every pixel centre.
 
     Args:
-      xy: vertices in the picture, pixels.
-      inv_z: 1 / depth, larger is nearer; any value that is linear in the picture will do. A triangle with a vertex
+      xy: vertices in the image, pixels.
+      inv_z: 1 / depth, larger is nearer; any value that is linear in the image will do. A triangle with a vertex
         at inv_z <= 0 (behind the camera) is left out.
-      faces: vertex numbers; counter-clockwise as seen in the picture (x right, y down) is the front.
+      faces: vertex numbers; counter-clockwise as seen in the image (x right, y down) is the front.
 
     Returns:
       Depth and triangle packed into one word per pixel; see `face_at` and `inv_z_at`.
@@ -66,12 +66,12 @@ def rasterise(
     table = _setup(xy[faces], (nearest - w) / step, jnp.where(drawn, area, 1), first)
     ends = jnp.cumsum(counts)
     places = jnp.concatenate([first, blocks[:, :1], (ends - counts)[:, None]], -1)
-    # One more row stands for "no triangle", right of the picture.
+    # One more row stands for "no triangle", right of the image.
     table, places = jnp.pad(table, ((0, 1), (0, 0))), jnp.pad(places, ((0, 1), (0, 0)), constant_values=width)
     inside_block = jnp.arange(BLOCK * BLOCK)
 
-    def work_off(turn, buffer):
-        item = turn * CHUNK + jnp.arange(CHUNK)
+    def work_off(step, buffer):
+        item = step * CHUNK + jnp.arange(CHUNK)
         face = jnp.searchsorted(ends, item, side='right')  # the number of faces when the queue is done
         rows, (first_column, first_row, blocks_across, start) = table[face], places[face].T
         down, across = jnp.divmod(item - start, blocks_across)
@@ -86,8 +86,8 @@ def rasterise(
         where = jnp.where(covered, row * width + column, height * width)
         return buffer.at[where].min(word, mode='drop')
 
-    turns = (ends[-1] + CHUNK - 1) // CHUNK
-    buffer = jax.lax.fori_loop(0, turns, work_off, jnp.full(height * width, EMPTY))
+    num_steps = (ends[-1] + CHUNK - 1) // CHUNK
+    buffer = jax.lax.fori_loop(0, num_steps, work_off, jnp.full(height * width, EMPTY))
     return ZBuffer(buffer.reshape(height, width), nearest, step)
 
 
@@ -129,11 +129,11 @@ def inv_z_at(buffer: ZBuffer, num_faces: int) -> Float[Array, 'h w']:
 
 
 def barycentric(xy: Float[Array, 'n 3 2'], inv_z: Float[Array, 'n 3'], at: Float[Array, 'n 2']) -> Float[Array, 'n 3']:
-    """Perspective-correct barycentric coordinates of picture points, each in a triangle with those corners."""
+    """Perspective-correct barycentric coordinates of image points, each in a triangle with those corners."""
     p0, p1, p2 = jnp.moveaxis(xy, 1, 0)
     (ax, ay), (bx, by), (dx, dy) = (p1 - p0).T, (p2 - p0).T, (at - p0).T
     area = ax * by - ay * bx
     area = jnp.where(area == 0, 1, area)
     b1, b2 = (dx * by - dy * bx) / area, (ax * dy - ay * dx) / area
-    in_picture = jnp.stack([1 - b1 - b2, b1, b2], -1) * inv_z
-    return in_picture / in_picture.sum(-1, keepdims=True)
+    in_image = jnp.stack([1 - b1 - b2, b1, b2], -1) * inv_z
+    return in_image / in_image.sum(-1, keepdims=True)

@@ -1,8 +1,8 @@
-"""Pictures of hands with their labels: one pure function of a PRNG key, through jit, vmap and lax.map.
+"""Images of hands with their labels: one pure function of a PRNG key, through jit, vmap and lax.map.
 
 poses, camera -> mesh in the camera's frame -> z-buffer -> light -> pixels -> over a background -> sensor -> uint8
 
-Under vmap a picture takes 6 MB of memory at 128 pixels and 10 MB at 224; lax.map takes that once.
+Under vmap an image takes 6 MB of memory at 128 pixels and 10 MB at 224; lax.map takes that once.
 """
 
 import dataclasses
@@ -26,17 +26,17 @@ FLESH = np.array([0.035, 0.028, 0.022, 0.018, 0.015] + [0.024, 0.017, 0.015, 0.0
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What may appear in a picture; hashable, so that jit can take it as a static argument."""
+    """What may appear in an image; hashable, so that jit can take it as a static argument."""
 
     size: int = 224
     supersampling: int = 2
     backgrounds: tuple[str, ...] = background.KINDS
     max_tilt: float = 90.0  # degrees between the line of sight and the palm's normal, on either side
     held: bool = True  # whether grasps hold something
-    occluders: float = 0.15  # share of pictures with something before the hand
-    borders: float = 0.4  # share of pictures whose content ends inside the frame
+    occluders: float = 0.15  # fraction of images with something before the hand
+    borders: float = 0.4  # fraction of images whose content ends inside the frame
     camera_noise: bool = True
-    away: float = 0.0  # share of pictures without a hand to be found: see camera.sample_view
+    away: float = 0.0  # fraction of images without a hand to be found: see camera.sample_view
     gesture: str = ''  # that of all hands; by default they are drawn by their weights
 
     def __post_init__(self):
@@ -62,7 +62,7 @@ STUDIO = Config(backgrounds=('wall', 'green_screen', 'clouds'), max_tilt=60.0, h
 
 
 class Sample(NamedTuple):
-    """A picture and its labels; keypoints in FreiHAND's order."""
+    """An image and its labels; keypoints in FreiHAND's order."""
 
     image: UInt8[Array, 'size size 3']
     xyz: Float[Array, '21 3']  # metres, camera's frame
@@ -74,7 +74,7 @@ class Sample(NamedTuple):
 
 
 def render(key: Key[Array, ''], config: Config = FULL) -> Sample:
-    """One picture of a random hand. The same key gives the same picture in any batch."""
+    """One image of a random hand. The same key gives the same image in any batch."""
     keys = jax.random.split(key, 11)
     loaded, _ = scene.hand_mesh()
     shape = poses.sample_shape(keys[0])
@@ -108,10 +108,10 @@ def render(key: Key[Array, ''], config: Config = FULL) -> Sample:
     colour, cover, limb_share = paint(buffer, scene.faces(), table, garment, materials, config.supersampling)
 
     behind = background.random_background(keys[8], config.size, config.backgrounds)
-    picture = sensor.develop(keys[9], colour + behind * (1 - cover[..., None]), config.camera_noise)
-    picture, content = sensor.borders(keys[10], picture, uv / config.size, config.borders)
+    image = sensor.develop(keys[9], colour + behind * (1 - cover[..., None]), config.camera_noise)
+    image, content = sensor.borders(keys[10], image, uv / config.size, config.borders)
     return Sample(
-        image=sensor.to_bytes(picture),
+        image=sensor.to_bytes(image),
         xyz=xyz,
         K=view.K,
         uv=uv,
@@ -129,9 +129,9 @@ def paint(
     materials: cloth.Materials,
     supersampling: int,
 ) -> tuple[Float[Array, 'size size 3'], Float[Array, 'size size'], Float[Array, 'size size']]:
-    """Colours the covered pixels of the z-buffer and averages them to picture pixels.
+    """Colours the covered pixels of the z-buffer and averages them to image pixels.
 
-    Only squares that something covers are painted, some at a time: a hand fills a tenth of its picture.
+    Only squares that something covers are painted, some at a time: a hand fills a tenth of its image.
 
     Args:
       faces: those of which the buffer holds the numbers.
@@ -139,7 +139,7 @@ def paint(
         reflectance, diffuse and specular light of each vertex.
 
     Returns:
-      linear RGB times cover, the share of each picture pixel that is covered, and the share that the limb covers.
+      linear RGB times cover, the fraction of each image pixel that is covered, and the share that the limb covers.
     """
     side = len(buffer.words)
     across = -(-side // TILE)
@@ -151,8 +151,8 @@ def paint(
     small = TILE // supersampling
     faces = jnp.asarray(faces)
 
-    def paint_some(turn, canvas):
-        tile = jnp.searchsorted(ends, turn * TILES_AT_ONCE + jnp.arange(TILES_AT_ONCE) + 1)  # across**2 when done
+    def paint_some(step, canvas):
+        tile = jnp.searchsorted(ends, step * TILES_AT_ONCE + jnp.arange(TILES_AT_ONCE) + 1)  # across**2 when done
         seen = tiles[jnp.minimum(tile, across**2 - 1)].reshape(-1)
         at = jnp.stack([tile[:, None] % across * TILE + column, tile[:, None] // across * TILE + row], -1) + 0.5
         colour, is_limb = shade(table[faces[seen]], at.reshape(-1, 2), garment, materials)
@@ -161,8 +161,8 @@ def paint(
         pixels = samples.reshape(TILES_AT_ONCE, small, supersampling, small, supersampling, 5).mean((2, 4))
         return canvas.at[tile].set(pixels, mode='drop')
 
-    turns = (ends[-1] + TILES_AT_ONCE - 1) // TILES_AT_ONCE
-    canvas = jax.lax.fori_loop(0, turns, paint_some, jnp.zeros((across**2, small, small, 5)))
+    num_steps = (ends[-1] + TILES_AT_ONCE - 1) // TILES_AT_ONCE
+    canvas = jax.lax.fori_loop(0, num_steps, paint_some, jnp.zeros((across**2, small, small, 5)))
     canvas = canvas.reshape(across, across, small, small, 5).swapaxes(1, 2).reshape(across * small, across * small, 5)
     canvas = canvas[: side // supersampling, : side // supersampling]
     return canvas[..., :3], canvas[..., 3], canvas[..., 4]
@@ -171,7 +171,7 @@ def paint(
 def shade(
     corners: Float[Array, 'n 3 16'], at: Float[Array, 'n 2'], garment: cloth.Garment, materials: cloth.Materials
 ) -> tuple[Float[Array, 'n 3'], Bool[Array, ' n']]:
-    """Linear RGB of picture points in their triangles, and whether they lie on the hand or its arm."""
+    """Linear RGB of image points in their triangles, and whether they lie on the hand or its arm."""
     weights = rasterise.barycentric(corners[..., :2], corners[..., 2], at)
     point = jnp.einsum('nk,nkc->nc', weights, corners[..., 3:])
     arm, thing = point[:, 0], jnp.round(point[:, 1]).astype(jnp.int32)

@@ -14,7 +14,7 @@ def develop(key: Key[Array, ''], light: Float[Array, 'size size 3'], noise: bool
     """Lens and sensor: blur, vignette, exposure, white balance, noise, colour matrix and tone curve; out in [0, 1].
 
     Args:
-      noise: false leaves a clean, sharp picture with exposure and tone only.
+      noise: false leaves a clean, sharp image with exposure and tone only.
     """
     keys = jax.random.split(key, 5)
     u, deviates = named_uniforms(keys[0], 'blurred blur vignette'), jax.random.normal(keys[1], (4,))
@@ -35,7 +35,7 @@ def develop(key: Key[Array, ''], light: Float[Array, 'size size 3'], noise: bool
 
 
 def _shake(key, light, scale):
-    """Mean over a straight path of the camera: motion blur, in a third of the pictures."""
+    """Mean over a straight path of the camera: motion blur, in a third of the images."""
     u = named_uniforms(key, 'length shaken angle')
     length = -3 * scale * jnp.log1p(-u.length) * (u.shaken < 0.33)
     angle = 2 * jnp.pi * u.angle
@@ -75,18 +75,18 @@ def _tone(key, light):
 
 
 def borders(
-    key: Key[Array, ''], picture: Float[Array, 'size size 3'], keep: Float[Array, 'k 2'], likely: float
+    key: Key[Array, ''], image: Float[Array, 'size size 3'], keep: Float[Array, 'k 2'], likely: float
 ) -> tuple[Float[Array, 'size size 3'], Bool[Array, 'size size']]:
     """Crops whose content ends inside the frame: black, or the last row and column again and again.
 
     Args:
       keep: normalised (x, y) of points that must stay in the content.
-      likely: probability that a picture has any border.
+      likely: probability that an image has any border.
 
     Returns:
-      the picture, and where content of its own remains.
+      the image, and where content of its own remains.
     """
-    size = len(picture)
+    size = len(image)
     u = jax.random.uniform(key, (12,))
     (has_border, tilted, tilt, repeated), sides, widths = u[jnp.array([0, 9, 10, 11])], u[1:5], u[5:9]
     inside = jnp.clip(keep, 0.02, 0.98)
@@ -103,10 +103,10 @@ def borders(
     repeat = repeated < 0.15
     columns = jnp.clip(jnp.arange(size), jnp.floor(width[0] * size), jnp.ceil((1 - width[2]) * size) - 1)
     rows = jnp.clip(jnp.arange(size), jnp.floor(width[1] * size), jnp.ceil((1 - width[3]) * size) - 1)
-    repeated = picture[rows.astype(jnp.int32)][:, columns.astype(jnp.int32)]
-    return jnp.where(repeat, repeated, picture * content[..., None]), content | repeat
+    repeated = image[rows.astype(jnp.int32)][:, columns.astype(jnp.int32)]
+    return jnp.where(repeat, repeated, image * content[..., None]), content | repeat
 
 
-def to_bytes(picture: Float[Array, '*n']) -> UInt8[Array, '*n']:
+def to_bytes(image: Float[Array, '*n']) -> UInt8[Array, '*n']:
     """[0, 1] to whole grey levels."""
-    return jnp.round(jnp.clip(picture, 0, 1) * 255).astype(jnp.uint8)
+    return jnp.round(jnp.clip(image, 0, 1) * 255).astype(jnp.uint8)

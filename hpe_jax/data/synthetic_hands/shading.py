@@ -44,11 +44,11 @@ def random_light(key: Key[Array, '']) -> Light:
     tint = jnp.exp(0.15 * deviates[:, 3:4] * np.array([1.0, 0.1, -1.0]) + 0.04 * deviates[:, 4:7])
     contrast = u.contrast**0.7  # 0 overcast, 1 one hard lamp
     power = jnp.exp(0.35 * deviates[:LAMPS, 7:8])
-    share = jnp.stack([0.3 + 1.3 * contrast, 0.3, 0.3])[:, None]
+    weight = jnp.stack([0.3 + 1.3 * contrast, 0.3, 0.3])[:, None]
     ambient = (0.9 - 0.7 * contrast) * jnp.exp(0.3 * deviates[0, 8])
     return Light(
         direction=direction,
-        colour=power * share * tint[:LAMPS],
+        colour=power * weight * tint[:LAMPS],
         sky=ambient * tint[-2],
         ground=ambient * between(u.ground, 0.2, 0.8) * tint[-1],
         softness=log_between(u.softness, 0.03, 0.4),

@@ -2,7 +2,7 @@
 
     tfds build hpe_jax/data/synthetic_hands --config=studio
 
-The pictures are rendered as files first, under the download folder, so that a killed build goes on where it stopped.
+The images are rendered as files first, under the download folder, so that a killed build goes on where it stopped.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ class HandsConfig(tfds.core.BuilderConfig):
 
     number: int
     preset: str
-    size: int  # side of the pictures, pixels
+    size: int  # side of the images, pixels
 
 
 def hands_config(name: str, preset: str, number: int, size: int = features.PHOTO_SIZE) -> HandsConfig:
@@ -41,7 +41,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     RELEASE_NOTES = {
         '1.0.0': 'First version.',
         '1.1.0': "'studio' has 2,000 hands, not 1,600; `occluded`.",
-        '1.2.0': 'Lines of the palm, knuckles and tendons, more contrast; pictures of other sizes.',
+        '1.2.0': 'Lines of the palm, knuckles and tendons, more contrast; images of other sizes.',
         '1.3.0': 'Uneven, blotched and lined skin on both sides of the hand; fingers bent back; no key is used twice.',
     }
     BUILDER_CONFIGS = [hands_config('studio', 'studio', 2000), hands_config('full', 'full', 32560)]
@@ -70,10 +70,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager):
         config = self.builder_config
-        pictures = Path(dl_manager.download_dir) / 'synthetic_hands' / f'{config.name}-{self.VERSION}'
-        generate.write(pictures, config.number, config.preset, size=config.size)
-        part = folder.find(pictures, 'training')
-        occluded = json.loads((pictures / 'training_occluded.json').read_text())
+        images = Path(dl_manager.download_dir) / 'synthetic_hands' / f'{config.name}-{self.VERSION}'
+        generate.write(images, config.number, config.preset, size=config.size)
+        part = folder.find(images, 'training')
+        occluded = json.loads((images / 'training_occluded.json').read_text())
         return {
             name: self._generate_examples(part, occluded, ids)
             for name, ids in features.split_bounds(config.number).items()

@@ -31,7 +31,7 @@ def log_between(u: Float[Array, '*n'], low: Scalar, high: Scalar) -> Float[Array
 
 @functools.cache
 def _spline(cells: int, size: int) -> tuple[np.ndarray, float]:
-    """Matrix (size, cells + 3) of a cubic B-spline over that many cells, and the share of variance that it leaves."""
+    """Matrix (size, cells + 3) of a cubic B-spline over that many cells, and what fraction of variance it leaves."""
     at = (np.arange(size) + 0.5) / size * cells
     cell = at.astype(int)
     t = at - cell
@@ -90,7 +90,7 @@ def lookup(tiles: Float[Array, 'count h w'], tile: Int[Array, '*n'], uv: Float[A
 
 
 def gaussian_blur(image: Float[Array, 'h w c'], sigma: Scalar) -> Float[Array, 'h w c']:
-    """Blur by two matrix products, so that sigma (pixels) may differ from picture to picture at no cost."""
+    """Blur by two matrix products, so that sigma (pixels) may differ from image to image at no cost."""
 
     def matrix(n):
         distance = jnp.arange(n)[:, None] - jnp.arange(n)
