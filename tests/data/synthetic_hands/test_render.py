@@ -106,7 +106,9 @@ def test_occluded_is_behind_a_thing_or_deeper_than_flesh():
     np.testing.assert_array_equal(found(30, 0.5 + np.where(odd, 0.002, -0.002)), odd)
 
 
-@pytest.mark.parametrize('wrong', [{'size': 0}, {'supersampling': 3}, {'backgrounds': ('wal',)}, {'backgrounds': ()}])
+@pytest.mark.parametrize(
+    'wrong', [{'size': 0}, {'supersampling': 3}, {'backgrounds': ('wal',)}, {'backgrounds': ()}, {'gesture': 'wave'}]
+)
 def test_wrong_config_is_said(wrong):
     with pytest.raises(UserError, match=next(iter(wrong))):
         dataclasses.replace(render.FULL, **wrong)
