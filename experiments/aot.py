@@ -80,6 +80,19 @@ def compiled(config: ConfigDict, peaks: dict[str, float]) -> dict[str, float]:
     return {name: float(f'{value:.4g}') for name, value in found.items()}
 
 
+COLUMNS = 'GB_temporary', 'GB_accessed', 'images_a_second_by_bytes', 'images_a_second_by_arithmetic', 'compile_seconds'
+
+
+def table(result: dict) -> str:
+    """A record in Markdown."""
+    lines = ['| | memory, GB | read and written, GB | images/s by bytes | images/s by arithmetic | compilation, s |']
+    lines.append('| --- |' + len(COLUMNS) * ' ---: |')
+    for name, found in result['programs'].items():
+        cells = [f'{found[column]:.4g}' if column in found else '' for column in COLUMNS]
+        lines.append(f'| {name} | {" | ".join(cells)} |')
+    return '\n'.join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser('python -m experiments.aot', description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -107,6 +120,7 @@ def main() -> None:
         name = f'{network}, {precision}, batch {batch_size}'
         result['programs'][name] = found
         print(json.dumps({name: found}), flush=True)
+    print(table(result))
     if options.output:
         files.write_json(options.output, result | logbook.environment())
 

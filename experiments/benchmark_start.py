@@ -54,6 +54,11 @@ def of_network(name: str) -> dict[str, float]:
     return seconds
 
 
+def table(seconds: dict[str, float]) -> str:
+    """A record in Markdown."""
+    return '\n'.join(['| | seconds |', '| --- | ---: |', *(f'| {name} | {value} |' for name, value in seconds.items())])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser('python -m experiments.benchmark_start', description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -65,9 +70,7 @@ def main() -> None:
     renderer = generate.renderer('presence', 0, 128)
     seconds['renderer, lowered'], seconds['renderer, compiled'] = timed(renderer, numbers)
     seconds = {name: round(value, 1) for name, value in seconds.items()}
-    print('| | seconds |\n| --- | ---: |')
-    for name, value in seconds.items():
-        print(f'| {name} | {value} |')
+    print(table(seconds))
     if options.output:
         files.write_json(options.output, {'seconds': seconds, **logbook.environment()})
 
