@@ -77,6 +77,7 @@ def test_every_dialect_gives_the_hands_that_were_drawn(dialect, tmp_path):
     assert {one.handedness for one in hands} == ({'right'} if dialect == 'interhand' else {'right', 'left'})
 
 
+@pytest.mark.slow
 def test_augmentation_moves_what_lies_around_the_crop_into_it(plain, tmp_path):
     """From both sources; validation sees the crops alone."""
     found = {}
