@@ -2,8 +2,8 @@
 
     python -m experiments.benchmark_demo PHOTO [--seconds=20] [--output=experiments/records/demo.json]
 
-The webcam is Chromium's fake device, which plays the photo as a video of 640x480. Needs chromium, and a checkout,
-whose tests/chromium.py it uses.
+The webcam is Chromium's fake device, which plays the photo as a video of 640x480. Needs chromium, playwright, and a
+checkout, whose tests/chromium.py it uses.
 """
 
 import argparse
@@ -39,7 +39,7 @@ async def measure(photo: str, seconds: float) -> dict:
         options += (f'--use-file-for-fake-video-capture={webcam}',)
         server = TestServer(demo.make_app(demo.Demo(HandPoseEstimator())))
         async with server, chromium.tab(Path(folder) / 'profile', *options) as tab:
-            await tab.open(str(server.make_url('/')))
+            await tab.page.goto(str(server.make_url('/')))
             await tab.wait("$('status').textContent === 'Ready.'")
             await tab.run("$('webcam').click()")
             await asyncio.sleep(3)

@@ -41,7 +41,7 @@ def test_requirements_are_the_dependencies_with_data_and_tests():
 
 
 def test_those_who_only_predict_need_no_tensorflow():
-    assert EXTRAS.keys() == {'data', 'export', 'heif', 'torch', 'test'}
+    assert EXTRAS.keys() == {'data', 'export', 'heif', 'torch', 'test', 'browser'}
     optional = {name for listed in EXTRAS.values() for name, *_ in parsed(listed)}
     assert not optional & {name for name, *_ in parsed(DEPENDENCIES)}
     assert {'tensorflow', 'tensorflow-cpu', 'torch', 'onnx', 'pytest'} <= optional
