@@ -20,8 +20,9 @@ from hpe_jax.errors import UserError
 TILE = 16  # pixels of the z-buffer in a side of the squares that are painted together
 TILES_AT_ONCE = 32
 
-# Metres of own flesh that may lie before a keypoint: wrist, thumb, then each finger from its base to its tip.
-FLESH = np.array([0.035, 0.028, 0.022, 0.018, 0.015] + [0.024, 0.017, 0.015, 0.013] * 4, np.float32)
+# Metres of own flesh that may lie before a keypoint: wrist, thumb, then each finger from its base to its tip; the last
+# 2 mm are those of skin.relief.
+FLESH = np.array([0.037, 0.030, 0.024, 0.020, 0.017] + [0.026, 0.019, 0.017, 0.015] * 4, np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
