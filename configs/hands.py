@@ -2,10 +2,10 @@
 
 python -m hpe_jax.main --config=configs/hands.py --workdir=runs/hands
 
-Expected: the shipped model is the end of three such runs, 1.07 million samples in 203 minutes on two AVX-512 cores that
-did other work as well: nme 0.104 on unseen renders, 0.160 on photos like FreiHAND's (experiments/records/hands.json).
-Alone on two such cores it is 160 samples a second, with config.model.conv='onednn_bfloat16'. On a GPU, which was not
-tried, set config.precision='bfloat16', config.train.scan_epochs=True and a larger config.train.batch_size.
+Expected: the shipped model is the end of five such runs, 1.46 million samples in 282 minutes on two AVX-512 cores that
+did other work as well: nme 0.115 on unseen renders, 0.159 on photos like FreiHAND's (experiments/records/hands.json);
+experiments/README.md tells the runs apart. Set config.model.conv='onednn_bfloat16' on a CPU that can. On a GPU, which was
+not tried, set config.precision='bfloat16', config.train.scan_epochs=True and a larger config.train.batch_size.
 """
 
 from ml_collections import ConfigDict

@@ -114,8 +114,7 @@ class Noises(NamedTuple):
 def relief(key: Key[Array, ''], noises: Noises) -> Float[Array, ' v']:
     """How far the skin of a random person lies outside the mesh, metres: plump or thin, with bulges and wrinkles.
 
-    A network takes the shading of one smooth mesh for what hands look like: with bulges of 1 mm it took a tenth of the
-    backs for palms.
+    Without it a network takes the shading of one smooth mesh for what all hands look like.
     """
     k_size, k_bulges, k_wrinkles = jax.random.split(key, 3)
     plump, bulge, wrinkle = jax.random.uniform(k_size, (3,))
@@ -129,7 +128,7 @@ def spots(
 ) -> tuple[Float[Array, ' v'], Float[Array, ' v']]:
     """Blood and melanin of blotches and of lines that run anywhere, as strong on the back as in the palm.
 
-    A network that knows dark lines from palms alone takes whatever is blotched for a palm: half of the blotched backs.
+    A network that knows dark lines from palms alone takes a blotched back for a palm, and a smooth palm for a back.
     """
     k_strength, k_blotches, k_lines = jax.random.split(key, 3)
     strength = jax.random.uniform(k_strength, (2, 2)) ** 2
