@@ -4,8 +4,8 @@ python -m hpe_jax.main --config=configs/hands.py --workdir=runs/hands
 
 Expected: the shipped model is the end of five such runs, 1.46 million samples in 282 minutes on two AVX-512 cores that
 did other work as well: nme 0.115 on unseen renders, 0.159 on photos like FreiHAND's (experiments/records/hands.json);
-experiments/README.md tells the runs apart. Set config.model.conv='onednn_bfloat16' on a CPU that can. On a GPU, which was
-not tried, set config.precision='bfloat16', config.train.scan_epochs=True and a larger config.train.batch_size.
+experiments/README.md tells the runs apart. Set config.model.conv='onednn_bfloat16' on a CPU that can. On a GPU, which
+was not tried, set config.precision='bfloat16', config.train.scan_epochs=True and a larger config.train.batch_size.
 """
 
 from ml_collections import ConfigDict
