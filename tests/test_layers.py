@@ -9,8 +9,8 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / 'hpe_jax'
 LAYERS = [
-    {'errors', 'hand', 'runtime', 'data.features'},
-    {'geometry', 'files', 'inference.images', 'sharding', 'export.jaxpr', 'models.layers'},
+    {'errors', 'hand', 'runtime'},
+    {'geometry', 'files', 'inference.images', 'sharding', 'export.jaxpr', 'models.layers', 'data.features'},
     {'augment', 'heatmap', 'losses', 'metrics', 'models.convolution', 'optim', 'data.freihand', 'data.coco_hands'},
     {'inference.video', 'inference.outputs', 'export.to_onnx', 'export.to_tflite'},
     {'data.synthetic_hands', 'export.formats', 'models.unet', 'models.handnet'},
