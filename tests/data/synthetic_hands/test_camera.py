@@ -108,7 +108,7 @@ def test_left_is_the_mirror_of_right():
 
 def test_same_key_same_view_in_any_batch():
     keys = jax.random.split(jax.random.key(7), 3)
-    alone = jax.jit(lambda key: camera.sample_view(key, KEYPOINTS, ELBOW))(keys[1])
+    alone = jax.jit(lambda key: camera.sample_view(key, KEYPOINTS, ELBOW))(jax.random.clone(keys)[1])
     together = jax.jit(jax.vmap(lambda key: camera.sample_view(key, KEYPOINTS, ELBOW)))(keys)
     for a, b in zip(alone, together, strict=True):
         np.testing.assert_allclose(a, b[1], rtol=1e-5, atol=1e-6)
@@ -118,8 +118,9 @@ def test_fits_fists_too():
     """However small or deep the hand, its box has the right size and stays in the picture."""
 
     def one(key):
-        keypoints = KEYPOINTS * jax.random.uniform(key, (3,), minval=0.3, maxval=1.0)[None]
-        view = camera.sample_view(key, keypoints, ELBOW)
+        k_size, k_view = jax.random.split(key)
+        keypoints = KEYPOINTS * jax.random.uniform(k_size, (3,), minval=0.3, maxval=1.0)[None]
+        view = camera.sample_view(k_view, keypoints, ELBOW)
         return geometry.project(camera.to_camera(view, keypoints), view.K)
 
     uv = np.asarray(jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), N)))
