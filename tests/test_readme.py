@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from configs import unet
-from experiments import ablation, hands, transfer
+from experiments import ablation, fine_tuning, hands, transfer
 from hpe_jax import configuration
 
 ROOT = Path(__file__).parents[1]
@@ -29,6 +29,7 @@ HELD = {  # first lines of the tables of measured numbers, and what holds them
     '| | examples a second |': 'records/benchmark_input.json',
     '| | nme | median | PCK@0.1 | PCK@0.2 |': 'records/hands.json',
     '| | synthetic nme | PCK@0.2 | FreiHAND-like nme | PCK@0.2 | other sets nme |': 'records/transfer.json',
+    '| labelled crops | nme | PCK@0.2 of the box | error_pct |': 'records/fine_tuning.json',
     '| field | default | |': 'configs/unet.py',
     '| | ours (`hpe_jax/metrics.py`) | mmpose | the same? |': 'tests/test_metrics.py',
 }
@@ -98,6 +99,11 @@ def test_the_table_of_inference_is_that_of_its_record():
 def test_the_table_of_the_input_is_that_of_its_record():
     for name, rates in record('records/benchmark_input.json')['rates'].items():
         assert f'\n| {name} | {statistics.median(rates):.0f} |\n' in TEXTS['experiments/README.md']
+
+
+def test_the_table_of_fine_tuning_is_that_of_its_record():
+    kept = record('records/fine_tuning.json')
+    assert fine_tuning.table(kept['crops']) in TEXTS['experiments/README.md'] and kept['command'] and kept['git_commit']
 
 
 def test_the_memory_is_that_of_its_record():
