@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from configs import unet
-from experiments import ablation, fine_tuning, hands, transfer
+from experiments import ablation, benchmark_start, fine_tuning, hands, transfer
 from hpe_jax import configuration
 
 ROOT = Path(__file__).parents[1]
@@ -30,6 +30,7 @@ HELD = {  # first lines of the tables of measured numbers, and what holds them
     '| | nme | median | PCK@0.1 | PCK@0.2 |': 'records/hands.json',
     '| | synthetic nme | PCK@0.2 | FreiHAND-like nme | PCK@0.2 | other sets nme |': 'records/transfer.json',
     '| labelled crops | nme | PCK@0.2 of the box | error_pct |': 'records/fine_tuning.json',
+    '| | seconds |': 'records/benchmark_start.json',
     '| field | default | |': 'configs/unet.py',
     '| | ours (`hpe_jax/metrics.py`) | mmpose | the same? |': 'tests/test_metrics.py',
 }
@@ -104,6 +105,34 @@ def test_the_table_of_the_input_is_that_of_its_record():
 def test_the_table_of_fine_tuning_is_that_of_its_record():
     kept = record('records/fine_tuning.json')
     assert fine_tuning.table(kept['crops']) in TEXTS['experiments/README.md'] and kept['command'] and kept['git_commit']
+
+
+def test_the_table_of_starting_is_that_of_its_record():
+    kept = record('records/benchmark_start.json')
+    assert benchmark_start.table(kept['seconds']) in TEXTS['experiments/README.md'] and kept['device']
+
+
+def test_the_times_of_freihands_full_size_are_those_of_the_record():
+    kept = record('records/benchmark_freihand.json')
+    assert (
+        f'{kept["photos"]:,} photos are prepared in {kept["preparing"]:.0f} s ({kept["preparing_ms_a_photo"]:.2f} ms a '
+        f'photo), the first start then takes {kept["first_start"]:.0f} s and every later one '
+        f'{kept["second_start"]:.0f} s; the process never has more than {kept["peak_memory_GB"]:.1f} GB.'
+    ) in ' '.join(TEXTS['experiments/README.md'].split())
+
+
+def test_what_was_killed_is_that_of_the_record():
+    kept = record('records/durability.json')
+    of_sources = [kept[source] for source in ('resident', 'tfdata')]
+    kills, runs, same = (
+        sum(map(count, of_sources))
+        for count in (lambda s: sum(s['kills'].values()), lambda s: s['runs'], lambda s: s['same_parameters'])
+    )
+    assert kills >= 50 and runs == same
+    text = ' '.join(TEXTS['experiments/README.md'].split())
+    assert f'{kills} kills in {runs} runs, of which {same} ended in the parameters' in text
+    save = kept['save_ms']
+    assert f'{save["synced"]:.0f} ms with syncing and in {save["not_synced"]:.0f} ms without' in text
 
 
 def test_the_memory_is_that_of_its_record():
