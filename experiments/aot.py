@@ -93,6 +93,12 @@ def table(result: dict) -> str:
     return '\n'.join(lines)
 
 
+def topology_of(target: str, device: str) -> topologies.TopologyDescription:
+    if target == 'tpu':
+        return topologies.get_topology_desc('v5e:2x2', 'tpu')
+    return topologies.get_topology_desc('gpu', 'cuda', target_config=Path(device).read_text(), topology='1x1x1')
+
+
 def main() -> None:
     parser = argparse.ArgumentParser('python -m experiments.aot', description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -103,11 +109,16 @@ def main() -> None:
     parser.add_argument('--batches', default='48,128')
     parser.add_argument('--output', default='', metavar='FILE')
     options = parser.parse_args()
-    if options.target == 'tpu':
-        topology = topologies.get_topology_desc('v5e:2x2', 'tpu')
-    else:
-        topology = topologies.get_topology_desc(
-            'gpu', 'cuda', target_config=Path(options.device).read_text(), topology='1x1x1'
+    if unknown := set(options.networks.split(',')) - CONFIGS.keys():
+        parser.error(f'--networks: {min(unknown)} is unknown; choose from {", ".join(CONFIGS)}')
+    if options.target == 'cuda' and not Path(options.device).is_file():
+        parser.error(f'--device={options.device}: no file; --target=cuda needs one that describes the GPU')
+    try:
+        topology = topology_of(options.target, options.device)
+    except (RuntimeError, NotImplementedError, ValueError) as e:
+        reason = str(e).splitlines()[0]
+        parser.error(
+            f'--target={options.target}: its compiler cannot be reached ({reason}); --help has what to install'
         )
     one = jax.sharding.Mesh(np.array(topology.devices[:1]), sharding.mesh().axis_names)
     peaks = PEAKS[options.target]

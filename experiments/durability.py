@@ -80,8 +80,7 @@ class Training:
 
 def campaign(folder: Path, photos: Path, source: str, num_kills: int, rng: random.Random) -> dict:
     """Kills trainings until there were that many kills; returns what happened."""
-    undisturbed, began = Training(folder / f'{source}-0', photos, source), None
-    undisturbed.go_on()  # compiles
+    Training(folder / f'{source}-0', photos, source).go_on()  # compiles
     undisturbed = Training(folder / f'{source}-1', photos, source)
     began = time.perf_counter()
     undisturbed.go_on()

@@ -60,10 +60,11 @@ def grow(workdir: str | Path, target: str | Path, blocks: Sequence[int]) -> Path
     "Accurate, large minibatch SGD", 2017, initialise all.
 
     Raises:
-      UserError: a level would have fewer blocks than before.
+      UserError: `blocks` does not fit the network's levels, or one would have fewer than before.
     """
     run = trained_model.load(workdir)
     run.config.model.blocks = tuple(blocks)
+    configuration.check(run.config)
     model, before = models.make(run.config), checkpoint.leaves(run.model)
     state = nnx.state(model)
     after = {'.'.join(map(str, path)): variable for path, variable in nnx.to_flat_state(state)}
@@ -251,12 +252,19 @@ def table(result: dict) -> str:
     return '\n'.join(lines)
 
 
+def whole_numbers(text: str) -> tuple[int, ...]:
+    """'1,3,2' as (1, 3, 2)."""
+    return tuple(map(int, text.split(',')))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser('python -m experiments.hands', description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument('action', choices=('ship', 'grow', 'score'))
     parser.add_argument('run', nargs='?', default=str(SHIPPED), help='a run directory; default: the shipped model')
-    parser.add_argument('--blocks', default='1,3,2', help='residual blocks at each level of a grown network')
+    parser.add_argument(
+        '--blocks', type=whole_numbers, default=(1, 3, 2), help='residual blocks at each level of a grown network'
+    )
     parser.add_argument('--real', default='', metavar='FOLDER')
     parser.add_argument('--published', default='', metavar='RUN')
     parser.add_argument('--data_dir', default='runs/tensorflow_datasets')
@@ -266,7 +274,7 @@ def main() -> None:
     runtime.keep_freed()
     runtime.keep_compiled(runtime.COMPILED)
     if options.action == 'grow':
-        print(grow(SHIPPED, options.run, [int(number) for number in options.blocks.split(',')]))
+        print(grow(SHIPPED, options.run, options.blocks))
         return
     if options.action == 'ship':
         print(ship(options.run))

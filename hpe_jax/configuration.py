@@ -2,6 +2,7 @@
 
 import difflib
 import hashlib
+import inspect
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -100,6 +101,17 @@ def check(config: ConfigDict) -> None:
     widths = config.model.widths
     if not widths or not all(isinstance(width, int) and width > 0 for width in widths):
         raise UserError(f'config.model.widths={tuple(widths)}: must be whole numbers of channels, at least 1 each')
+    known = inspect.signature(models.MODELS[config.model.name].__init__).parameters
+    if unknown := [name for name in config.model if name != 'name' and name not in known]:
+        raise UserError(
+            f'config.model.{unknown[0]}: {config.model.name} has no such option; leave it out of the config'
+        )
+    blocks, levels = config.model.get('blocks'), len(widths) - 2
+    if blocks is not None and (len(blocks) != levels or not all(isinstance(n, int) and n >= 0 for n in blocks)):
+        raise UserError(
+            f'config.model.blocks={tuple(blocks)}: must be {levels} whole numbers of residual blocks, at least 0 each, '
+            f'for the {len(widths)} levels of config.model.widths'
+        )
     lists = {'joints': (*hand.ORDERS, 'names'), 'handedness': ('right', 'left')}
     for name, known in lists.items():
         for value in map(str.strip, config.data[name].split(',')):

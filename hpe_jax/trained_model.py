@@ -75,12 +75,6 @@ def make_infer(config: ConfigDict, model: nnx.Module, decoder: str) -> Callable:
     return infer
 
 
-def for_inference(model: nnx.Module) -> nnx.Module:
-    """The model with its BatchNorms folded into its convolutions, where it has a way: the UNet's norms stand before
-    convolutions with zero padding, so that there is none."""
-    return model.folded() if hasattr(model, 'folded') else model
-
-
 def average_rotations(infer: Callable) -> Callable:
     """`infer` of make_infer on four quarter turns of each image, which must be square: test-time augmentation.
 
@@ -117,6 +111,12 @@ class TrainedModel:
     model: nnx.Module
     meta: dict
     _decoders: dict = dataclasses.field(default_factory=dict, repr=False)
+
+    @cached_property
+    def inference_model(self) -> nnx.Module:
+        """The model with its BatchNorms folded into its convolutions, where it can: the UNet cannot, since its norms
+        stand before convolutions with zero padding."""
+        return self.model.folded() if hasattr(self.model, 'folded') else self.model
 
     @cached_property
     def _heatmaps(self) -> Callable:

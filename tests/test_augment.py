@@ -55,7 +55,7 @@ def test_a_dot_stays_on_its_keypoint_to_three_hundredths_of_a_pixel():
 
 
 def test_what_lies_around_a_crop_moves_into_it():
-    """Where a photo alone leaves black, one with its surroundings shows these, and the rest is the same."""
+    """Where a photo alone leaves black, one that shows what lies around it has no black, and the rest is the same."""
     wide = np.full((40, 32, 32, 3), 200, np.uint8)
     wide[:, 8:-8, 8:-8] = 90
     keypoints = np.tile([[0.5, 0.5]], (40, 1, 1))

@@ -145,6 +145,24 @@ def test_what_does_not_go_with_the_network_is_refused(change, message):
         configuration.check(config)
 
 
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ({'model.blocks': (1, 2)}, 'config.model.blocks=(1, 2): must be 3 whole numbers of residual blocks'),
+        ({'model.blocks': (1, 2, -1)}, 'config.model.blocks=(1, 2, -1): must be 3 whole numbers'),
+        ({'model.widths': (16, 24, 56, 112)}, 'config.model.blocks=(1, 3, 2): must be 2 whole numbers'),
+        ({'model.depth': 3}, 'config.model.depth: handnet has no such option; leave it out'),
+        ({'data.context': 0.5}, 'config.data.context=0.5: must lie between 1 and 4'),
+    ],
+)
+def test_what_does_not_go_with_the_hands_network_is_refused(change, message):
+    config = hands.get_config()
+    with config.unlocked():
+        config.update_from_flattened_dict(change)
+    with pytest.raises(UserError, match=re.escape(message)):
+        configuration.check(config)
+
+
 def test_hosts_heatmaps_are_as_large_as_the_photos():
     config = hands.get_config()
     config.data.update(source='tfdata', targets='host')

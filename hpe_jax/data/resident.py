@@ -214,7 +214,6 @@ def decode(photo: bytes, context: float = 1.0, *, size: int, margin: int = 0) ->
     """
     image = np.asarray(images.open_jpeg(photo).convert('RGB'))
     part = (size + 2 * margin) / (size * context)  # of the photo
-    ends = (1 - part) / 2 * np.array([*image.shape[1::-1], 0, 0]) + (1 + part) / 2 * np.array(
-        [0, 0, *image.shape[1::-1]]
-    )
-    return geometry.crop(image, ends, size + 2 * margin)
+    low, high = (1 - part) / 2, (1 + part) / 2
+    height, width = image.shape[:2]
+    return geometry.crop(image, (low * width, low * height, high * width, high * height), size + 2 * margin)

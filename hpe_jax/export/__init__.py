@@ -95,8 +95,8 @@ def make(run: trained_model.TrainedModel, name: str, decoder: str, description: 
     kind, config = formats.FORMATS[name], ConfigDict(run.config.to_dict())
     if not kind.gather and 'gather' in inspect.signature(heatmap.DECODERS[decoder]).parameters:
         config.eval.decoders[decoder].gather = False
-    model = trained_model.for_inference(run.model)
-    infer, state = trained_model.make_infer(config, model, decoder), nnx.state(model)
+    infer = trained_model.make_infer(config, run.inference_model, decoder)
+    state = nnx.state(run.inference_model)
     try:
         metadata = {key: json.dumps(value) for key, value in (description or {}).items()}
         return kind.make(lambda images: infer(state, images), config.data.image_size, metadata)

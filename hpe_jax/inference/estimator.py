@@ -109,7 +109,6 @@ class HandPoseEstimator:
         if rotations not in (None, 1, 4):
             raise UserError(f'rotations={rotations}: must be 1 or 4')
         self.run = run = trained_model.load() if run is None else run
-        self._model = trained_model.for_inference(run.model)
         self.decoder, self.hand = run.known_decoder(decoder), hand
         self.refine = refine
         self.relative_hand_size = run.meta.get('relative_hand_size') or RELATIVE_HAND_SIZE
@@ -275,23 +274,25 @@ class HandPoseEstimator:
 
     @cached_property
     def _state(self) -> nnx.State:
-        return nnx.state(self._model)
+        return nnx.state(self.run.inference_model)
 
     @cached_property
     def _infer(self):
         run = self.run
-        return jax.jit(trained_model.make_infer(run.config, self._model, self.decoder))
+        return jax.jit(trained_model.make_infer(run.config, run.inference_model, self.decoder))
 
     @cached_property
     def _infer_averaged(self):
         run = self.run
-        return jax.jit(trained_model.average_rotations(trained_model.make_infer(run.config, self._model, self.decoder)))
+        return jax.jit(
+            trained_model.average_rotations(trained_model.make_infer(run.config, run.inference_model, self.decoder))
+        )
 
     @cached_property
     def _glance(self):
         """What a search needs of each window, so that XLA leaves out the rest."""
         run, name = self.run, 'presence' if 'presence' in self.heads else 'scores'
-        infer = trained_model.make_infer(run.config, self._model, self.decoder)
+        infer = trained_model.make_infer(run.config, run.inference_model, self.decoder)
         return jax.jit(lambda state, images: {name: infer(state, images)[name]})
 
 

@@ -14,6 +14,7 @@ et al., "Feature pyramid networks for object detection", 2017.
 from collections.abc import Sequence
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
@@ -174,9 +175,11 @@ class HandNet(nnx.Module):
         for _, block in list(nnx.iter_modules(copy)):
             if isinstance(block, ConvBlock | ResidualBlock):
                 conv, norm = block.conv, block.norm
-                scale = norm.scale[...] / jnp.sqrt(norm.var[...] + norm.epsilon)
-                conv.kernel[...] = conv.kernel[...] * scale[None, None, None]
-                conv.bias, conv.use_bias = nnx.Param(norm.bias[...] - norm.mean[...] * scale), True
+                # By NumPy, which compiles nothing.
+                mean, var, scale, bias = (np.asarray(x[...]) for x in (norm.mean, norm.var, norm.scale, norm.bias))
+                factor = scale / np.sqrt(var + np.float32(norm.epsilon))
+                conv.kernel[...] = jnp.asarray(np.asarray(conv.kernel[...]) * factor)
+                conv.bias, conv.use_bias = nnx.Param(jnp.asarray(bias - mean * factor)), True
                 block.norm = Unchanged()
         return copy
 

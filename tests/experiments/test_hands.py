@@ -83,3 +83,5 @@ def test_a_grown_network_gives_the_same_answers_and_trains_on(tmp_path):
 def test_a_network_does_not_grow_backwards(tmp_path):
     with pytest.raises(UserError, match='blocks .1, 1, 1.: too few, since .* has down.1.2'):
         hands.grow(trained_model.SHIPPED, tmp_path / 'grown', (1, 1, 1))
+    with pytest.raises(UserError, match='must be 3 whole numbers of residual blocks'):
+        hands.grow(trained_model.SHIPPED, tmp_path / 'grown', (1, 3))

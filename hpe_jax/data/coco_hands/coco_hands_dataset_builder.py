@@ -45,12 +45,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     RELEASE_NOTES = {'1.0.0': 'First version.', '1.1.0': 'What lies around the crop, for augmentation.'}
     BUILDER_CONFIGS = [CropsConfig(name='default', description='Crops of 224x224 pixels.')]
     MANUAL_DOWNLOAD_INSTRUCTIONS = 'Put the COCO keypoint JSON and its images there.'
-    OPTIONS = (
-        'relative_hand_size',
-        'joints',
-        'handedness',
-        'context',
-    )  # fields of config.data that the crops depend on
+    # Fields of config.data that the crops depend on.
+    OPTIONS = ('relative_hand_size', 'joints', 'handedness', 'context')
     fingerprint = staticmethod(annotations.fingerprint)
 
     @classmethod
