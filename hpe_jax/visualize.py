@@ -106,8 +106,8 @@ def skeletons(
         axes.axis('off')
     pairs = grid.reshape(-1, 2)
     for pair, image, t, p, v in zip(pairs, images, true, predicted, visible, strict=False):
-        error = 100 * np.linalg.norm(t - p, axis=-1)[v].mean() if v.any() else np.nan
-        for axes, keypoints, title in ((pair[0], t, 'true'), (pair[1], p, f'predicted, {error:.1f} %')):
+        error = f', {100 * np.linalg.norm(t - p, axis=-1)[v].mean():.1f} %' if v.any() else ': no keypoint in the frame'
+        for axes, keypoints, title in ((pair[0], t, 'true'), (pair[1], p, f'predicted{error}')):
             show(axes, image)
             draw_hand(axes, keypoints * size, v, linewidth=1.8)
             axes.set_title(title, fontsize=9)

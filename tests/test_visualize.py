@@ -70,8 +70,9 @@ def test_compared_runs_share_a_colour_by_name_and_show_their_spread():
 def test_a_predicted_skeletons_title_tells_its_error():
     keypoints = np.full((1, 21, 2), 0.5)
     image = np.zeros((1, 32, 32, 3), np.uint8)
-    figure = visualize.skeletons(image, keypoints, keypoints + [0.03, 0.04], np.ones((1, 21), bool))
-    assert [axes.get_title() for axes in figure.axes[:2]] == ['true', 'predicted, 5.0 %']
+    for visible, title in (True, 'predicted, 5.0 %'), (False, 'predicted: no keypoint in the frame'):
+        figure = visualize.skeletons(image, keypoints, keypoints + [0.03, 0.04], np.full((1, 21), visible))
+        assert [axes.get_title() for axes in figure.axes[:2]] == ['true', title]
 
 
 def test_bars_of_one_row_lie_together_and_the_first_row_is_on_top():

@@ -49,11 +49,16 @@ def test_an_epoch_draws_by_the_weights_and_can_start_anywhere(config, source):
 
 
 @pytest.mark.slow
-def test_both_sources_give_the_same_batches(config):
+@pytest.mark.parametrize('scale', [0.0, 0.4])
+def test_both_sources_give_the_same_batches(config, scale):
+    """Crops alone, since FreiHAND's photos have nothing around them."""
+    config = with_source(config, '')
+    config.augment.scale = scale
     both = [sources.open_data(with_source(config, source)) for source in ('tfdata', 'resident')]
     for ours, theirs in islice(zip(*(data.train.epochs(0, 0, 3, 4) for data in both), strict=True), 6):
         for name in theirs:
             np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+        assert ours['image'].shape == (4, config.data.image_size, config.data.image_size, 3)
     np.testing.assert_array_equal(both[0].mean, both[1].mean)
     np.testing.assert_array_equal(both[0].train.left, both[1].train.left)
 
