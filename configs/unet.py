@@ -25,8 +25,11 @@ def get_config() -> ConfigDict:
     # makes targets inside jit, and needs no TensorFlow. 'live' renders fresh synthetic hands in each step; `dataset` is
     # then for validation and test.
     data.source = 'tfdata'
-    data.live_preset = 'full'
+    data.live_preset = 'full'  # or several with their weights: 'presence:1, open:0.4'
     data.live_batch = 1  # pictures rendered side by side; on a GPU as many as fit, on a CPU one
+    # 0: each picture is seen once. Else so many are rendered before the first step, into the device's memory, and
+    # training goes through them again and again as through those of 'resident'.
+    data.live_pool = 0
     data.dataset = 'freihand/raw'  # 'freihand/full', 'synthetic_hands/studio', 'synthetic_hands/full_5000', ...
     # Several sets, of which each epoch draws by their weights: 'freihand/full:1, coco_hands:0.5'. Then manual_dir,
     # joints and handedness may be lists, too, with a value for each set.

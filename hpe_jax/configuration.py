@@ -35,6 +35,7 @@ RANGES = {
     'seed': (0, MOST),
     'data.image_size': (1, 4096),
     'data.live_batch': (1, MOST),
+    'data.live_pool': (0, MOST),
     'data.relative_hand_size': (0.01, 1),
     'data.context': (1, 4),
     'heatmap.sigma': (0.01, 1000),
@@ -63,7 +64,7 @@ RANGES = {
 }
 # Fields that older run directories do not have, and what they stand for there.
 ADDED = {'data.relative_hand_size': 0.47, 'data.joints': 'freihand', 'data.handedness': 'right'}
-ADDED |= {'augment.gamma': 0.0, 'augment.sharpen': 0.0, 'data.cache_dir': '', 'data.context': 1.5}
+ADDED |= {'augment.gamma': 0.0, 'augment.sharpen': 0.0, 'data.cache_dir': '', 'data.context': 1.5, 'data.live_pool': 0}
 FORMAT_VERSION = 1  # of a run directory: what config.json and the checkpoints hold
 
 
@@ -136,8 +137,11 @@ def check(config: ConfigDict) -> None:
     heads = [name for name in ('presence', 'handedness') if config.loss[name]]
     if heads and not hasattr(models.MODELS[config.model.name], 'HEADS'):
         raise UserError(f'config.loss.{heads[0]}={config.loss[heads[0]]}: {config.model.name} has no such head; set 0')
-    if config.train.scan_epochs and config.data.source != 'resident':
-        raise UserError("config.train.scan_epochs: the photos must lie on the device; set data.source='resident'")
+    on_device = config.data.source == 'resident' or (config.data.source == 'live' and config.data.live_pool)
+    if config.train.scan_epochs and not on_device:
+        raise UserError(
+            "config.train.scan_epochs: the photos must lie on the device; set data.source='resident', or data.live_pool"
+        )
     if len(config.data.mean) != len(config.data.std) or len(config.data.mean) not in (0, 3):
         raise UserError('config.data.mean and config.data.std: give both with 3 numbers, or neither')
 

@@ -39,21 +39,34 @@ class Member(NamedTuple):
     weight: float
 
 
-def members(data: ConfigDict) -> list[Member]:
-    """The data sets of `data.dataset`, such as 'freihand/full:1, coco_hands:0.5'; the weight 1 may be left out.
+def weighted(text: str, field: str) -> list[tuple[str, float]]:
+    """Names and weights, of 'freihand/full:1, coco_hands:0.5'; the weight 1 may be left out.
 
     Raises:
-      UserError: a weight is not a positive number, or a field names more or fewer values than there are sets.
+      UserError: a weight is not a positive number; it names the field of config.data.
     """
-    items = [item.strip().partition(':')[::2] for item in data.dataset.split(',')]
-    found = []
-    for i, (name, weight) in enumerate(items):
+    items = []
+    for item in text.split(','):
+        name, _, weight = item.strip().partition(':')
         try:
             weight = float(weight or 1)
         except ValueError:
             weight = math.nan
         if not 0 < weight < math.inf:
-            raise UserError(f'config.data.dataset={data.dataset!r}: the weight of {name} must be a positive number')
+            raise UserError(f'config.data.{field}={text!r}: the weight of {name} must be a positive number')
+        items.append((name, weight))
+    return items
+
+
+def members(data: ConfigDict) -> list[Member]:
+    """The data sets of `data.dataset`, as `weighted` reads it.
+
+    Raises:
+      UserError: a weight is not a positive number, or a field names more or fewer values than there are sets.
+    """
+    items = weighted(data.dataset, 'dataset')
+    found = []
+    for i, (name, weight) in enumerate(items):
         own = data.copy_and_resolve_references()
         own.dataset = name
         for field in PER_MEMBER if len(items) > 1 else ():
@@ -302,6 +315,12 @@ def epoch_order(num_examples: int, length: int, seed: int, epoch: int) -> np.nda
     return np.concatenate([rng.permutation(num_examples) for _ in range(passes)])[:length]
 
 
+def ends(weights: Sequence[float], number: int) -> Int[np.ndarray, ' {len(weights)}']:
+    """Where the parts end of so many things that are divided by the weights, to the next whole one."""
+    cumulative = np.cumsum(weights)
+    return np.round(number * cumulative / cumulative[-1]).astype(int)
+
+
 def mixed_order(sets: Sequence[tuple[int, float]], length: int, seed: int, epoch: int) -> Int[np.ndarray, ' {length}']:
     """`epoch_order` of several sets that lie one after the other.
 
@@ -312,10 +331,11 @@ def mixed_order(sets: Sequence[tuple[int, float]], length: int, seed: int, epoch
     """
     if len(sets) == 1:
         return epoch_order(sets[0][0], length, seed, epoch)
-    sizes, weights = map(np.array, zip(*sets, strict=True))
-    ends = np.round(length * weights.cumsum() / weights.sum()).astype(int)
+    sizes, weights = zip(*sets, strict=True)
+    sizes = np.array(sizes)
+    counts = np.diff(ends(weights, length), prepend=0)
     rng, drawn = np.random.default_rng((seed, epoch)), []
-    for first, size, count in zip(sizes.cumsum() - sizes, sizes, np.diff(ends, prepend=0), strict=True):
+    for first, size, count in zip(sizes.cumsum() - sizes, sizes, counts, strict=True):
         passes = [rng.permutation(size) for _ in range(-(-count // size))]
         drawn.append(first + np.concatenate([*passes, np.zeros(0, np.int64)])[:count])
     return rng.permutation(np.concatenate(drawn))

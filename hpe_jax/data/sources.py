@@ -2,7 +2,8 @@
 
     tfdata     pipeline.py: the host decodes, resizes, and perhaps makes heatmaps
     resident   resident.py: all images lie on the device
-    live       live.py: each training image is rendered inside the step; validation and test images are resident
+    live       live.py: training images are rendered, inside the step or before the first one; validation and test
+               images are resident
 
 A new source implements Source or SplitSource and is chosen in `open_split` or `open_data`.
 """
@@ -155,6 +156,8 @@ def open_data(config: ConfigDict) -> Data:
         from hpe_jax.data import live
 
         train = live.Live(data, config.seed)
+        if data.live_pool:
+            train = resident.Resident(train.pool(data.live_pool))
     return Data(train, opened, mean, std, relative_hand_size, sha256)
 
 
