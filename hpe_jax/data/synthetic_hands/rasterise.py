@@ -41,6 +41,11 @@ def id_bits(num_faces: int) -> int:
     return max(9, num_faces.bit_length())
 
 
+def deepest(num_faces: int) -> int:
+    """The largest quantised depth: one less than what EMPTY would mean."""
+    return 2 ** (32 - id_bits(num_faces)) - 2
+
+
 def rasterise(
     xy: Float[AnyArray, 'v 2'], inv_z: Float[AnyArray, ' v'], faces: Int[AnyArray, 'f 3'], height: int, width: int
 ) -> ZBuffer:
@@ -55,25 +60,60 @@ def rasterise(
     Returns:
       Depth and triangle packed into one word per pixel; see `face_at` and `inv_z_at`.
     """
-    shift = id_bits(len(faces))
     drawn, area, first, blocks = _boxes(xy, inv_z, faces, height, width)
     w = inv_z[faces]
     nearest = jnp.where(drawn, w.max(-1), -jnp.inf).max()
     farthest = jnp.where(drawn, w.min(-1), jnp.inf).min()
-    deepest = 2 ** (32 - shift) - 2  # one less than what EMPTY would mean
-    step = jnp.maximum(nearest - farthest, 1e-9) / deepest
+    step = jnp.maximum(nearest - farthest, 1e-9) / deepest(len(faces))
     counts = jnp.where(drawn, blocks[:, 0] * blocks[:, 1], 0)
     table = _setup(xy[faces], (nearest - w) / step, jnp.where(drawn, area, 1), first)
+    words = _fill(table, jnp.concatenate([first, blocks[:, :1], counts[:, None]], -1), height, width)
+    return ZBuffer(words, nearest, step)
+
+
+def _fill(
+    table: Float[Array, 'f 9'], boxes: Int[Array, 'f 4'], height: int, width: int
+) -> UInt32[Array, '{height} {width}']:
+    """The words of a z-buffer.
+
+    Under vmap the blocks of all images form one queue: of a loop for each image, all would wait for the slowest one.
+
+    Args:
+      table: see `_setup`; the depth is quantised.
+      boxes: each triangle's first column and row, and its number of blocks across and in all.
+    """
+
+    @jax.custom_batching.custom_vmap
+    def fill(table, boxes):
+        return _fill_all(table[None], boxes[None], height, width)[0]
+
+    @fill.def_vmap
+    def fill_batch(batch_size, is_batched, *arrays):
+        arrays = (a if b else jnp.stack([a] * batch_size) for a, b in zip(arrays, is_batched, strict=True))
+        return _fill_all(*arrays, height, width), True
+
+    return fill(table, boxes)
+
+
+def _fill_all(
+    tables: Float[Array, 'b f 9'], boxes: Int[Array, 'b f 4'], height: int, width: int
+) -> UInt32[Array, 'b {height} {width}']:
+    """`_fill` of a batch."""
+    batch_size, num_faces = tables.shape[:2]
+    shift, chunk = id_bits(num_faces), CHUNK * batch_size
+    top, face = (x.reshape(-1) for x in jnp.indices((batch_size, num_faces)))  # of the image in the column of all
+    top *= height
+    table, (first_column, first_row, blocks_across, counts) = tables.reshape(-1, 9), boxes.reshape(-1, 4).T
     ends = jnp.cumsum(counts)
-    places = jnp.concatenate([first, blocks[:, :1], (ends - counts)[:, None]], -1)
+    places = jnp.stack([first_column, top + first_row, blocks_across, ends - counts, top + height, face], -1)
     # One more row stands for "no triangle", right of the image.
     table, places = jnp.pad(table, ((0, 1), (0, 0))), jnp.pad(places, ((0, 1), (0, 0)), constant_values=width)
     inside_block = jnp.arange(BLOCK * BLOCK)
 
     def work_off(step, buffer):
-        item = step * CHUNK + jnp.arange(CHUNK)
-        face = jnp.searchsorted(ends, item, side='right')  # the number of faces when the queue is done
-        rows, (first_column, first_row, blocks_across, start) = table[face], places[face].T
+        item = step * chunk + jnp.arange(chunk)
+        triangle = jnp.searchsorted(ends, item, side='right')  # that of the last row when the queue is done
+        rows, (first_column, first_row, blocks_across, start, bottom, face) = table[triangle], places[triangle].T
         down, across = jnp.divmod(item - start, blocks_across)
         # Without the barrier, XLA on CPU computes all this again for each of a block's pixels.
         rows, down, across = jax.lax.optimization_barrier((rows, down, across))
@@ -81,14 +121,15 @@ def rasterise(
         y = (down * BLOCK)[:, None] + inside_block // BLOCK
         b0, b1, depth = (rows[:, k, None] * x + rows[:, k + 1, None] * y + rows[:, k + 2, None] for k in (0, 3, 6))
         column, row = first_column[:, None] + x, first_row[:, None] + y
-        covered = (jnp.minimum(jnp.minimum(b0, b1), 1 - b0 - b1) >= -EDGE_SLACK) & (column < width)
-        word = (jnp.clip(depth, 0, deepest).astype(jnp.uint32) << shift) | face.astype(jnp.uint32)[:, None]
-        where = jnp.where(covered, row * width + column, height * width)
+        inside = (column < width) & (row < bottom[:, None])
+        covered = (jnp.minimum(jnp.minimum(b0, b1), 1 - b0 - b1) >= -EDGE_SLACK) & inside
+        word = (jnp.clip(depth, 0, deepest(num_faces)).astype(jnp.uint32) << shift) | face.astype(jnp.uint32)[:, None]
+        where = jnp.where(covered, row * width + column, batch_size * height * width)
         return buffer.at[where].min(word, mode='drop')
 
-    num_steps = (ends[-1] + CHUNK - 1) // CHUNK
-    buffer = jax.lax.fori_loop(0, num_steps, work_off, jnp.full(height * width, EMPTY))
-    return ZBuffer(buffer.reshape(height, width), nearest, step)
+    num_steps = (ends[-1] + chunk - 1) // chunk
+    buffer = jax.lax.fori_loop(0, num_steps, work_off, jnp.full(batch_size * height * width, EMPTY))
+    return buffer.reshape(batch_size, height, width)
 
 
 def _boxes(xy, inv_z, faces, height, width):

@@ -59,6 +59,25 @@ def test_long_queue_needs_several_turns(monkeypatch):
     np.testing.assert_array_equal(again.words, whole.words)
 
 
+@pytest.mark.parametrize('chunk', [64, rasterise.CHUNK])
+def test_a_batch_is_one_queue_of_the_same_images(monkeypatch, chunk):
+    monkeypatch.setattr(rasterise, 'CHUNK', chunk)
+    soups = [random_soup(seed) for seed in range(3)]
+    faces = soups[0][2]
+    xy, inv_z = (jnp.stack([soup[k] for soup in soups]) for k in (0, 1))
+    xy = xy.at[1].add(1000)  # nothing of this one is seen
+    alone = [z_buffer(xy[i], inv_z[i], faces, HEIGHT, WIDTH) for i in range(3)]
+    batched = jax.jit(jax.vmap(lambda xy, inv_z: rasterise.rasterise(xy, inv_z, faces, HEIGHT, WIDTH)))
+    assert (alone[1].words == rasterise.EMPTY).all() and (alone[0].words != alone[2].words).any()
+    found = batched(xy, inv_z)
+    for image, one in zip(found.words, alone, strict=True):
+        assert np.mean(image != one.words) < 0.1  # by rounding, as XLA fuses otherwise,
+        assert abs(np.int64(image) - np.int64(one.words)).max() <= 2 ** rasterise.id_bits(len(faces))  # by one step
+    assert f'u32[{3 * HEIGHT * WIDTH}]' in str(jax.make_jaxpr(batched)(xy, inv_z))  # one buffer, hence one queue
+    shared = jax.jit(jax.vmap(lambda xy: rasterise.rasterise(xy, inv_z[0], faces, HEIGHT, WIDTH)))(xy)
+    assert np.mean(shared.words[0] != alone[0].words) < 0.1
+
+
 def test_pixel_centres_and_facing():
     # The right angle's legs run through the centres of row 1 and column 1: those pixels belong to the triangle.
     xy = jnp.array([[1.5, 1.5], [4.5, 1.5], [1.5, 4.5]])
