@@ -36,19 +36,23 @@ from hpe_jax.inference.images import read as read_image
 from hpe_jax.trained_model import SHIPPED
 
 LOOKS = ('refine 0', 0, 1), ('refine 1', 1, 1), ('refine 1, 4 rotations', 1, 4)  # name, refine, rotations
+DATA_DIR = 'runs/tensorflow_datasets'
+RENDERS = 'synthetic_hands/presence_40000_128px'
 CROP = 0.53  # of a crop that the hand's box takes, for all models alike
 
 
 def ship(workdir: str | Path, target: str | Path = SHIPPED) -> Path:
     """Copies the best checkpoint, without the optimiser's state, and the config; the model card stays.
 
-    config.init_from becomes '': that run is not shipped. Ship only what all of its ancestors' licences allow.
+    What holds on the machine of the training alone is put back: the copy computes in float32, and its config.init_from
+    is '', since that run is not shipped. Ship only what all of its ancestors' licences allow.
     """
     run, target = trained_model.load(workdir), Path(target)
     shutil.rmtree(target / 'checkpoints', ignore_errors=True)
     source = Path(workdir) / 'checkpoints' / str(run.epoch)
     shutil.copytree(source, target / 'checkpoints' / str(run.epoch), ignore=shutil.ignore_patterns('optimizer'))
-    config = configuration.load(workdir, {'model.conv': 'auto', 'init_from': ''})
+    usual = {'model.conv': 'auto', 'precision': 'float32', 'data.data_dir': DATA_DIR, 'init_from': ''}
+    config = configuration.load(workdir, usual)
     configuration.save(config, target)
     return target
 
@@ -97,8 +101,8 @@ def summary(distance: np.ndarray) -> dict[str, float]:
 
 
 def score_renders(run: trained_model.TrainedModel, rotations: int = 1, split: str = 'test') -> dict:
-    """Keypoints of centred right hands, and both heads on the split as it is and mirrored; of the first data set."""
-    builder = prepared.open_dataset(prepared.members(run.config.data)[0].data)
+    """Keypoints of centred right hands, and both heads on the split as it is and mirrored; of config.data.dataset."""
+    builder = prepared.open_dataset(run.config.data)
     photos = resident.load(builder, {split: split}, run.config.data.image_size)[split]
     infer = trained_model.make_infer(run.config, run.model, run.config.eval.decoder)
     infer = jax.jit(infer if rotations == 1 else trained_model.average_rotations(infer))
@@ -267,7 +271,8 @@ def main() -> None:
     )
     parser.add_argument('--real', default='', metavar='FOLDER')
     parser.add_argument('--published', default='', metavar='RUN')
-    parser.add_argument('--data_dir', default='runs/tensorflow_datasets')
+    parser.add_argument('--dataset', default=RENDERS, help='whose test split is scored')
+    parser.add_argument('--data_dir', default=DATA_DIR)
     parser.add_argument('--output', default='', metavar='FILE')
     parser.add_argument('--sheet', default='', metavar='FILE')
     options = parser.parse_args()
@@ -279,7 +284,8 @@ def main() -> None:
     if options.action == 'ship':
         print(ship(options.run))
         return
-    run = trained_model.load(options.run, {'data.data_dir': options.data_dir})
+    overrides = {'data.data_dir': options.data_dir, 'data.dataset': options.dataset, 'precision': 'float32'}
+    run = trained_model.load(options.run, overrides)
     result = {'run': run.workdir.resolve().name, 'epoch': run.epoch, 'renders': score_renders(run)}
     estimators = {'hands': HandPoseEstimator(run)}
     if estimators['hands'].rotations == 4:
