@@ -47,14 +47,20 @@ def ship(workdir: str | Path, target: str | Path = SHIPPED) -> Path:
     What holds on the machine of the training alone is put back: the copy computes in float32, and its config.init_from
     is '', since that run is not shipped. Ship only what all of its ancestors' licences allow.
     """
-    run, target = trained_model.load(workdir), Path(target)
-    shutil.rmtree(target / 'checkpoints', ignore_errors=True)
-    source = Path(workdir) / 'checkpoints' / str(run.epoch)
-    shutil.copytree(source, target / 'checkpoints' / str(run.epoch), ignore=shutil.ignore_patterns('optimizer'))
+    run = trained_model.load(workdir)
+    shutil.rmtree(Path(target) / 'checkpoints', ignore_errors=True)
     usual = {'model.conv': 'auto', 'precision': 'float32', 'data.data_dir': DATA_DIR, 'init_from': ''}
-    config = configuration.load(workdir, usual)
-    configuration.save(config, target)
-    return target
+    run.config.update_from_flattened_dict(usual)
+    return write(run, run.model, target)
+
+
+def write(run: trained_model.TrainedModel, model: nnx.Module, target: str | Path) -> Path:
+    """A run directory with the model as its only checkpoint, without a state of the optimiser."""
+    configuration.save(run.config, target)
+    meta = dict(run.meta) | {'config_sha256': configuration.digest(run.config)}
+    optimizer = nnx.Optimizer(model, optax.sgd(0), wrt=nnx.Param)
+    checkpoint.Checkpoints(target).save(run.epoch, model, optimizer, meta, 0.0)
+    return Path(target)
 
 
 def grow(workdir: str | Path, target: str | Path, blocks: Sequence[int]) -> Path:
@@ -80,10 +86,7 @@ def grow(workdir: str | Path, target: str | Path, blocks: Sequence[int]) -> Path
         elif name.endswith('.norm.scale') and '.block.' not in name:
             variable.set_value(jnp.zeros_like(variable.get_value()))
     nnx.update(model, state)
-    configuration.save(run.config, target)
-    meta = dict(run.meta) | {'config_sha256': configuration.digest(run.config)}
-    checkpoint.Checkpoints(target).save(run.epoch, model, nnx.Optimizer(model, optax.sgd(0), wrt=nnx.Param), meta, 0.0)
-    return Path(target)
+    return write(run, model, target)
 
 
 def errors(predicted: np.ndarray, true: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
