@@ -80,6 +80,8 @@ def main():
     for preset in args.presets:
         for size in args.sizes:
             for kept in [[None], cores] if len(cores) > 1 else [[None]]:
+                if rows and rows[0]['device'] != 'cpu' and len(kept) > 1:
+                    continue  # one process has the whole GPU
                 rows.append(run(preset, size, args.batch, args.seconds, kept))
                 row = rows[-1]
                 print(

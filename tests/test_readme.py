@@ -28,6 +28,9 @@ HELD = {  # first lines of the tables of measured numbers, and what holds them
     '| | ms at batch 1 | photos a second at 1 | photos a second at 8 | photos a second at 48 |': 'benchmark_infer.json',
     '| | examples a second |': 'records/benchmark_input.json',
     '| | nme | median | PCK@0.1 | PCK@0.2 |': 'records/hands.json',
+    '| samples, million | synthetic nme | FreiHAND-like nme | FreiHAND-like PCK@0.2 | other sets nme |': (
+        'records/hands_training.json'
+    ),
     '| | synthetic nme | PCK@0.2 | FreiHAND-like nme | PCK@0.2 | other sets nme |': 'records/transfer.json',
     '| labelled crops | nme | PCK@0.2 of the box | error_pct |': 'records/fine_tuning.json',
     '| | seconds |': 'records/benchmark_start.json',
@@ -74,6 +77,21 @@ def test_the_table_of_the_hands_model_is_that_of_its_record(readme):
     kept = record('records/hands.json')
     assert hands.table(kept) in TEXTS[readme]
     assert kept['command'] and kept['git_commit'] and kept['device']
+
+
+def test_what_is_said_of_the_training_on_a_gpu_is_that_of_its_record():
+    kept, text = record('records/hands_training.json'), ' '.join(TEXTS['experiments/README.md'].split())
+    for row in kept['curve']['rows']:
+        samples, *scores = row.values()
+        assert f'| {samples:.2f} | {" | ".join(f"{score:.3f}" for score in scores)} |' in text
+    config, history, rendering = kept['config'], kept['history'], kept['rendering']
+    samples = config['train']['batch_size'] * config['train']['steps_per_epoch'] * len(history)
+    rate = statistics.median(epoch['images_per_second'] for epoch in history)
+    minutes = sum(epoch['seconds'] for epoch in history) / 60
+    assert f'in {minutes:.1f} minutes ([record](records/hands_training.json)): {samples:,} samples of' in text
+    assert f'at {round(rate, -3):,.0f} a second, in bfloat16' in text
+    assert f'{rendering["hands"]:,} hands in {rendering["seconds"]:.0f} s' in text
+    assert rendering['hands'] == config['data']['live_pool'] and kept['command'] and 'H100' in kept['device']
 
 
 def test_the_table_of_what_transfers_is_that_of_its_record():

@@ -32,7 +32,7 @@ def test_it_is_small_whole_and_free():
 def test_it_finds_rendered_hands_and_knows_right_from_left(estimator, renders):
     found = estimator.predict(list(renders.image))
     errors = hands.errors(np.array([hand.keypoints for hand in found]), renders.uv)
-    assert np.median(errors) < 0.1 and (errors < 0.2).mean() > 0.8
+    assert np.median(errors) < 0.07 and (errors < 0.2).mean() > 0.85
     assert np.mean([hand.presence for hand in found]) > 0.9
     assert np.mean([hand.handedness == 'right' for hand in found]) > 0.7
     mirrored = estimator.predict([image[:, ::-1] for image in renders.image])
@@ -53,10 +53,10 @@ def test_there_is_no_hand_in_plain_or_random_pixels(estimator):
 
 
 def test_it_beats_the_published_weights_on_real_photos(shared, estimator):
-    """They reach a mean of 0.24 on the same crops: see experiments/records/hands.json."""
+    """They reach a mean of 0.24 on the same crops, and ours 0.126: see experiments/records/hands.json."""
     folder = shared / 'real_dev'
     labels = [one for one in json.loads((folder / 'annotations.json').read_text()) if one['labels'] == 'pseudo']
     true = np.array([one['keypoints'] for one in labels])[..., :2]
     boxes = np.concatenate([true.min(1), true.max(1)], 1)
     found = [estimator(read(folder / one['file']), box) for one, box in zip(labels, boxes, strict=True)]
-    assert hands.errors(np.array([one.keypoints for one in found]), true).mean() < 0.24
+    assert hands.errors(np.array([one.keypoints for one in found]), true).mean() < 0.15
