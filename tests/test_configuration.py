@@ -150,7 +150,7 @@ def test_what_does_not_go_with_the_network_is_refused(change, message):
     [
         ({'model.blocks': (1, 2)}, 'config.model.blocks=(1, 2): must be 3 whole numbers of residual blocks'),
         ({'model.blocks': (1, 2, -1)}, 'config.model.blocks=(1, 2, -1): must be 3 whole numbers'),
-        ({'model.widths': (16, 24, 56, 112)}, 'config.model.blocks=(1, 3, 2): must be 2 whole numbers'),
+        ({'model.widths': (16, 24, 56, 112)}, 'config.model.blocks=(2, 4, 2): must be 2 whole numbers'),
         ({'model.depth': 3}, 'config.model.depth: handnet has no such option; leave it out'),
         ({'data.context': 0.5}, 'config.data.context=0.5: must lie between 1 and 4'),
     ],

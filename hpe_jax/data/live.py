@@ -14,7 +14,7 @@ from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from hpe_jax import geometry, runtime, sharding
-from hpe_jax.data import prepared, resident
+from hpe_jax.data import prepared
 from hpe_jax.data.synthetic_hands import generate
 from hpe_jax.errors import UserError
 
@@ -80,12 +80,7 @@ class Live:
         }
 
     def pool(self, number: int) -> prepared.Split:
-        """The hands 0 to `number` - 1, of each preset its weight's fraction, one preset after the other.
-
-        Raises:
-          UserError: they do not fit into the device's memory.
-        """
-        resident.check_fits(number, self._size)
+        """The hands 0 to `number` - 1, of each preset its weight's fraction, one preset after the other."""
         together = self._side_by_side * sharding.mesh().size
         ends = prepared.ends(self._weights, number).tolist()
         local = sharding.local_slice(together)

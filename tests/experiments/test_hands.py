@@ -70,18 +70,18 @@ def test_a_folder_without_labels_is_refused_in_a_sentence(tmp_path):
 @pytest.mark.slow
 def test_a_grown_network_gives_the_same_answers_and_trains_on(tmp_path):
     small = trained_model.load()
-    grown = trained_model.load(hands.grow(trained_model.SHIPPED, tmp_path / 'grown', (1, 4, 2)))
-    assert list(grown.config.model.blocks) == [1, 4, 2] and len(grown.model.down[1]) == len(small.model.down[1]) + 1
+    grown = trained_model.load(hands.grow(trained_model.SHIPPED, tmp_path / 'grown', (2, 5, 2)))
+    assert list(grown.config.model.blocks) == [2, 5, 2] and len(grown.model.down[1]) == len(small.model.down[1]) + 1
     images = np.random.default_rng(0).integers(0, 256, (2, 128, 128, 3), np.uint8)
     np.testing.assert_array_equal(grown.predict(images).heatmaps, small.predict(images).heatmaps)
     gradients = nnx.grad(lambda model: model.logits(jax.numpy.asarray(images))['heatmaps'].sum())(
         nnx.merge(*nnx.split(grown.model))
     )
-    assert np.abs(gradients['down'][1][4]['norm']['scale'][...]).max() > 0
+    assert np.abs(gradients['down'][1][5]['norm']['scale'][...]).max() > 0
 
 
 def test_a_network_does_not_grow_backwards(tmp_path):
-    with pytest.raises(UserError, match='blocks .1, 1, 1.: too few, since .* has down.1.2'):
-        hands.grow(trained_model.SHIPPED, tmp_path / 'grown', (1, 1, 1))
+    with pytest.raises(UserError, match='blocks .2, 1, 2.: too few, since .* has down.1.2'):
+        hands.grow(trained_model.SHIPPED, tmp_path / 'grown', (2, 1, 2))
     with pytest.raises(UserError, match='must be 3 whole numbers of residual blocks'):
         hands.grow(trained_model.SHIPPED, tmp_path / 'grown', (1, 3))
