@@ -238,8 +238,8 @@ class Photos:
 
 
 def score_photos(estimators: dict[str, HandPoseEstimator], photos: Photos, sheet: str = '') -> dict:
-    """Each model on the crops of the true boxes, left hands mirrored; and the first one as its users have it, on its own
-    crops, and without boxes."""
+    """Each model on the crops of the true boxes, left hands mirrored; and the first one as its users have it: on its
+    own crops, and without boxes."""
     result, true = {}, photos.keypoints
     first = next(iter(estimators.values()))
     own = first.relative_hand_size
