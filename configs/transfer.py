@@ -13,6 +13,7 @@ from configs import hands
 def get_config() -> ConfigDict:
     config = hands.get_config()
     config.data.train_split = 'train[:6000]'
+    config.model.blocks = (1, 2, 1)
     # Without heads every sample counts for the keypoints, and no loss is weighed against theirs.
     config.loss.presence = config.loss.handedness = 0.0
     config.augment.left = config.augment.away = 0.0
