@@ -2,7 +2,7 @@
 
 python -m hpe_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
 
-Expected: 7.2 minutes on two cores with AVX-512, rendering and compilation included; error_pct 14.7 on unseen hands
+Expected: 7.3 minutes on two cores with AVX-512, rendering and compilation included; error_pct 14.4 on unseen hands
 (experiments/records/quickstart.json). A slower machine trains less in the same time.
 """
 
