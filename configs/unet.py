@@ -27,7 +27,7 @@ def get_config() -> ConfigDict:
     data.source = 'tfdata'
     data.live_preset = 'full'  # or several with their weights: 'presence:1, open:0.4'
     data.live_batch = 1  # pictures rendered side by side; on a GPU as many as fit, on a CPU one
-    # 0: each picture is seen once. Else so many are rendered before the first step, into the device's memory, and
+    # 0: each picture is seen once. Else this many are rendered before the first step, into the device's memory, and
     # training goes through them again and again as through those of 'resident'.
     data.live_pool = 0
     data.dataset = 'freihand/raw'  # 'freihand/full', 'synthetic_hands/studio', 'synthetic_hands/full_5000', ...

@@ -14,7 +14,7 @@
 # OUTPUT then holds JSON of each benchmark, what each step printed, steps.jsonl with their times and exit statuses, and
 # the run directory of the training. A step that fails or takes too long does not keep the next one from its turn. On an
 # H100 compiling is most of it: a minute for the renderer, 40 s for each network's training. Bring along, as
-# runs/tensorflow_datasets, the two small sets below: on a GPU alone they take two minutes.
+# runs/tensorflow_datasets, the two small sets below, for which the renderer would compile twice more.
 # SMALL=1 tries all of it within minutes, on a CPU too, with sizes that measure nothing.
 set -uo pipefail
 cd "$(dirname "$0")/.."

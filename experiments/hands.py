@@ -41,6 +41,7 @@ LOOKS = ('refine 0', 0, 1), ('refine 1', 1, 1), ('refine 1, 4 rotations', 1, 4) 
 DATA_DIR = 'runs/tensorflow_datasets'
 RENDERS = 'synthetic_hands/presence_40000_128px'
 CROP = 0.53  # of a crop that the hand's box takes, for all models alike
+SIZES = 0.4, 0.47, 0.53, 0.6, 0.65, 0.7, 0.8  # the same, that score_crops compares
 
 
 def ship(workdir: str | Path, target: str | Path = SHIPPED, relative_hand_size: float | None = None) -> Path:
@@ -58,9 +59,6 @@ def ship(workdir: str | Path, target: str | Path = SHIPPED, relative_hand_size: 
     usual = {'model.conv': 'auto', 'precision': 'float32', 'data.data_dir': DATA_DIR, 'init_from': ''}
     run.config.update_from_flattened_dict(usual)
     return write(run, run.model, target)
-
-
-SIZES = 0.4, 0.47, 0.53, 0.6, 0.65, 0.7, 0.8
 
 
 def score_crops(run: trained_model.TrainedModel, number: int = 480) -> dict[str, dict]:

@@ -316,7 +316,7 @@ def epoch_order(num_examples: int, length: int, seed: int, epoch: int) -> np.nda
 
 
 def ends(weights: Sequence[float], number: int) -> Int[np.ndarray, ' {len(weights)}']:
-    """Where the parts end of so many things that are divided by the weights, to the next whole one."""
+    """Where the parts end of `number` things that are divided by the weights, to the next whole one."""
     cumulative = np.cumsum(weights)
     return np.round(number * cumulative / cumulative[-1]).astype(int)
 

@@ -29,6 +29,7 @@ from hpe_jax.inference import images
 
 SHARE = 0.9  # of the free memory that photos may take: a step's activations need the rest
 LABELS = ('keypoints', 'xyz', 'names', 'occluded', 'labelled', 'left', 'side')  # of Split, kept beside the photos
+ADVICE = ", take fewer (config.data.train_split='train[:10%]'), or set config.data.source='tfdata'"
 SAMPLES = 5  # photos that are decoded again to check that a kept file is of this data
 
 
@@ -121,8 +122,9 @@ def count(builder: tfds.core.DatasetBuilder, expressions: dict[str, str]) -> int
     return sum(builder.info.splits[expression].num_examples for expression in resolved if expression)
 
 
-def check_fits(num_images: int, size: int) -> None:
-    """Raises UserError if a device's part of that many photos is more than SHARE of its free memory."""
+def check_fits(num_images: int, size: int, advice: str = ADVICE) -> None:
+    """Raises UserError, which ends with the advice, if a device's part of the photos is more than SHARE of its free
+    memory."""
     devices, each, free = sharding.mesh().size, 3 * size**2 + 189, free_memory()
     needed = -(-num_images // devices) * each
     if free is not None and needed > SHARE * free:
@@ -130,8 +132,7 @@ def check_fits(num_images: int, size: int) -> None:
         raise UserError(
             f'{num_images} photos of {size}x{size} take {num_images * each / 1e9:.2f} GB{per_device}, '
             f'more than {SHARE:.0%} of the {free / 1e9:.2f} GB that are free on {jax.local_devices()[0]}: lower '
-            "config.data.image_size, take fewer (config.data.train_split='train[:10%]'), or set "
-            "config.data.source='tfdata'"
+            f'config.data.image_size{advice}'
         )
 
 

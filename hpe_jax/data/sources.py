@@ -157,7 +157,7 @@ def open_data(config: ConfigDict) -> Data:
 
         train = live.Live(data, config.seed)
         if data.live_pool:
-            resident.check_fits(data.live_pool, data.image_size)
+            resident.check_fits(data.live_pool, data.image_size, ' or config.data.live_pool')
             train = resident.Resident(train.pool(data.live_pool))
     return Data(train, opened, mean, std, relative_hand_size, sha256)
 

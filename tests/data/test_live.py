@@ -8,7 +8,7 @@ import pytest
 
 from configs import tiny
 from hpe_jax import configuration, report, train
-from hpe_jax.data import live
+from hpe_jax.data import live, resident
 from hpe_jax.data.synthetic_hands import generate
 from hpe_jax.errors import UserError
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def asked(monkeypatch):
-    """Makes the renderer quick: image n is grey n, and green too of 'open', its keypoints lie at n pixels; what it was
+    """Makes the renderer quick: image n is grey n, and green too of 'open', its keypoints lie at (n, n / 2); what it was
     asked for."""
     asked = []
 
@@ -28,7 +28,7 @@ def asked(monkeypatch):
             numbers = jnp.asarray(numbers)
             image = jnp.broadcast_to(numbers[:, None, None, None], (len(numbers), size, size, 3)).astype(jnp.uint8)
             image = image.at[..., 1].add(100 * (preset == 'open'))
-            uv = jnp.broadcast_to(numbers[:, None, None], (len(numbers), 21, 2)).astype(jnp.float32)
+            uv = jnp.broadcast_to(numbers[:, None, None] * jnp.array([[[1.0, 0.5]]]), (len(numbers), 21, 2))
             return SimpleNamespace(image=image, uv=uv)
 
         return render
@@ -60,7 +60,7 @@ def test_every_number_comes_once_and_a_run_can_go_on_at_any_epoch(source):
 def test_expand_makes_a_batch_inside_jit(source):
     batch = jax.jit(source.expand)({'number': np.array([8, 16, 40])})
     assert batch['image'].dtype == jnp.uint8 and batch['image'][:, 0, 0, 0].tolist() == [8, 16, 40]
-    np.testing.assert_allclose(batch['keypoints'][:, 0], [[0.25, 0.25], [0.5, 0.5], [1.25, 1.25]])
+    np.testing.assert_allclose(batch['keypoints'][:, 0], [[0.25, 0.125], [0.5, 0.25], [1.25, 0.625]])
     assert batch['visible'].all(1).tolist() == [True, True, False] and batch['mask'].all()
 
 
@@ -87,7 +87,9 @@ def test_a_pool_is_a_split_of_the_first_hands(asked, number):
     of_presence = round(number * 3 / 5)
     assert len(split) == number and split.photos.dtype == np.uint8
     assert split.photos[:, 0, 0].tolist() == [[n, n + 100 * (n >= of_presence), n] for n in range(number)]
-    np.testing.assert_array_equal(split.keypoints[:, 0, 0], np.float32(np.arange(number)) / 32)
+    np.testing.assert_array_equal(
+        split.keypoints[:, 0], np.float32(np.arange(number))[:, None] / np.float32([[32, 64]])
+    )
     assert split.names[-1] == f'open {number - 1}' if number > 1 else 'presence 0'
     assert split.visible.all() and split.left is None
 
@@ -125,3 +127,9 @@ def test_a_stream_cannot_be_scanned():
         configuration.check(config)
     config.data.live_pool = 10
     configuration.check(config)
+
+
+def test_a_pool_that_does_not_fit_is_refused_in_a_sentence(monkeypatch):
+    monkeypatch.setattr(resident, 'free_memory', lambda: 1_000_000)
+    with pytest.raises(UserError, match='lower config.data.image_size or config.data.live_pool$'):
+        resident.check_fits(1000, 32, ' or config.data.live_pool')

@@ -10,8 +10,9 @@ from flax import nnx
 from PIL import Image
 
 from experiments import hands
-from hpe_jax import trained_model
+from hpe_jax import checkpoint, trained_model
 from hpe_jax.errors import UserError
+from hpe_jax.inference.estimator import HandPoseEstimator
 
 
 @pytest.fixture
@@ -78,6 +79,20 @@ def test_a_grown_network_gives_the_same_answers_and_trains_on(tmp_path):
         nnx.merge(*nnx.split(grown.model))
     )
     assert np.abs(gradients['down'][1][5]['norm']['scale'][...]).max() > 0
+
+
+def test_what_is_shipped_computes_in_float32_and_crops_as_told(tmp_path):
+    source = trained_model.load()
+    source.config.precision, source.config.init_from = 'bfloat16', 'runs/before'
+    run = hands.write(source, source.model, tmp_path / 'run')
+    shipped = trained_model.load(hands.ship(run, tmp_path / 'shipped', relative_hand_size=0.7))
+    config = shipped.config
+    assert (config.precision, config.init_from, config.data.data_dir) == ('float32', '', hands.DATA_DIR)
+    assert HandPoseEstimator(shipped).relative_hand_size == 0.7
+    unchanged = trained_model.load(hands.ship(run, tmp_path / 'unchanged'))
+    assert HandPoseEstimator(unchanged).relative_hand_size == source.meta['relative_hand_size']
+    for name, array in checkpoint.leaves(source.model).items():
+        np.testing.assert_array_equal(checkpoint.leaves(shipped.model)[name], array)
 
 
 def test_a_network_does_not_grow_backwards(tmp_path):
