@@ -17,8 +17,10 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def asked(monkeypatch):
-    """Makes the renderer quick: image n is grey n, and green too of 'open', its keypoints lie at (n, n / 2); what it was
-    asked for."""
+    """Makes the renderer quick, and tells what it was asked for.
+
+    Image n is grey n, and greener of 'open'; its keypoints lie at (n, n / 2).
+    """
     asked = []
 
     def renderer(preset, seed, size, side_by_side):
