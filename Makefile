@@ -2,7 +2,7 @@ PYTHON ?= python3
 EXTRA ?=
 RUN := .venv/bin/python
 
-.PHONY: train check test clean
+.PHONY: train lint check test clean
 
 train: .venv/installed
 	$(RUN) -m hpe_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
@@ -12,13 +12,15 @@ train: .venv/installed
 PYTEST := XLA_FLAGS=--xla_backend_optimization_level=0 $(RUN) -m pytest
 PYTEST += --numprocesses=auto --maxprocesses=4 --dist=worksteal
 
-check: .venv/installed
+lint: .venv/installed
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+
+check: lint
 	$(PYTEST) -m "not slow"
 
-test: check
-	$(PYTEST) -m slow
+test: lint
+	$(PYTEST)
 
 # EXTRA names optional packages, such as torch for the parity tests and onnx for those of the export.
 .venv/installed: requirements.txt

@@ -37,7 +37,7 @@ from hpe_jax.inference.estimator import HandPoseEstimator
 from hpe_jax.inference.images import read as read_image
 from hpe_jax.trained_model import SHIPPED
 
-LOOKS = ('refine 0', 0, 1), ('refine 1', 1, 1), ('refine 1, 4 rotations', 1, 4)  # name, refine, rotations
+LOOKS = ('refine 0', 0, 1), ('refine 1', 1, 1), ('refine 1, 8 rotations', 1, 8)  # name, refine, rotations
 DATA_DIR = 'runs/tensorflow_datasets'
 RENDERS = 'synthetic_hands/presence_40000_128px'
 CROP = 0.53  # of a crop that the hand's box takes, for all models alike
@@ -135,7 +135,7 @@ def score_renders(run: trained_model.TrainedModel, rotations: int = 1, split: st
     builder = prepared.open_dataset(run.config.data)
     photos = resident.load(builder, {split: split}, run.config.data.image_size)[split]
     infer = trained_model.make_infer(run.config, run.model, run.config.eval.decoder)
-    infer = jax.jit(infer if rotations == 1 else trained_model.average_rotations(infer))
+    infer = jax.jit(infer if rotations == 1 else trained_model.average_rotations(infer, rotations))
     state, parts = nnx.state(run.model), defaultdict(list)
     for start in range(0, len(photos) - 63, 64):
         batch = np.asarray(photos.photos[start : start + 64])
@@ -277,9 +277,7 @@ NAMES = ('nme_box', 'median', 'pck@0.1_box', 'pck@0.2_box')
 
 def table(result: dict) -> str:
     """The scores of a record in Markdown."""
-    rows = {'synthetic test hands': result['renders']}
-    if 'renders, 4 rotations' in result:
-        rows['synthetic test hands, 4 rotations'] = result['renders, 4 rotations']
+    rows = {key.replace('renders', 'synthetic test hands'): result[key] for key in result if key.startswith('renders')}
     for group, images in GROUPS.items():
         for model, scores in result['photos'].items():
             if isinstance(scores, dict) and not model.startswith('search'):
@@ -330,8 +328,8 @@ def main() -> None:
         return
     result = {'run': run.workdir.resolve().name, 'epoch': run.epoch, 'renders': score_renders(run)}
     estimators = {'hands': HandPoseEstimator(run)}
-    if estimators['hands'].rotations == 4:
-        result['renders, 4 rotations'] = score_renders(run, 4)
+    if (rotations := estimators['hands'].rotations) > 1:
+        result[f'renders, {rotations} rotations'] = score_renders(run, rotations)
     if options.real:
         if options.published:
             estimators['published'] = HandPoseEstimator.load(options.published)

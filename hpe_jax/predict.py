@@ -370,12 +370,18 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar='FILE',
         help="x0, y0, x1, y1 around the hands: JSON {file: box}, or a run's output",
     )
-    add('--refine', type=int, default=1, metavar='N', help='how often to crop again around what was found (default 1)')
+    add(
+        '--refine',
+        type=int,
+        default=1,
+        metavar='N',
+        help='how often to crop again around what was found, where that gives higher peaks (default 1)',
+    )
     add(
         '--rotations',
         type=int,
         metavar='N',
-        help='quarter turns of each crop that are averaged, 1 or 4 (default: 4 if trained on any orientation)',
+        help='turned copies of each crop that are averaged: 1, 4, 8 or 12 (default: 8 if trained on any orientation)',
     )
     add('--min_score', type=float, help='leave out hands below it; default 0.9, and 0.5 of networks without presence')
     add('--smooth', action='store_true', help='videos: a one-euro filter on the tracks')

@@ -75,17 +75,32 @@ def make_infer(config: ConfigDict, model: nnx.Module, decoder: str) -> Callable:
     return infer
 
 
-def average_rotations(infer: Callable) -> Callable:
-    """`infer` of make_infer on four quarter turns of each image, which must be square: test-time augmentation.
+def average_rotations(infer: Callable, rotations: int) -> Callable:
+    """`infer` of make_infer on turned copies of each image, which must be square: test-time augmentation.
 
-    The keypoints are the median over the four, so that one wrong answer has little weight; the rest are means.
+    The keypoints are the median over the copies, so that wrong answers have little weight; the rest are means.
+
+    Args:
+      rotations: how many copies, by equal angles; a multiple of 4, so that quarter turns of an image get the same
+        answer. What turns in from beyond the image is black.
     """
 
     def averaged(state: nnx.State, images: jax.Array) -> dict[str, jax.Array]:
-        answer = infer(state, jnp.concatenate([jnp.rot90(images, k, (1, 2)) for k in range(4)]))
-        answer = {name: value.reshape(4, len(images), *value.shape[1:]) for name, value in answer.items()}
-        keypoints = jnp.stack([geometry.rot90(rotated, -k) for k, rotated in enumerate(answer['keypoints'])])
-        return {name: value.mean(0) for name, value in answer.items()} | {'keypoints': jnp.median(keypoints, 0)}
+        size, middle = images.shape[1:3], jnp.array([0.5, 0.5])
+        copies, keypoints = [], []
+        for degrees in range(0, 90, 360 // rotations):
+            matrix = geometry.similarity(middle * size[0], middle * size[0], 1.0, degrees)
+            turned = jax.vmap(lambda image, matrix=matrix: geometry.warp(image, matrix, size))(images)
+            turned = jnp.round(turned).astype(images.dtype) if degrees else images
+            copies += [jnp.rot90(turned, k, (1, 2)) for k in range(4)]
+        answer = infer(state, jnp.concatenate(copies))
+        answer = {name: value.reshape(rotations, len(images), *value.shape[1:]) for name, value in answer.items()}
+        for i, turned in enumerate(answer['keypoints']):
+            back = geometry.similarity(middle, middle, 1.0, -(360 // rotations) * (i // 4))
+            keypoints.append(geometry.transform(geometry.rot90(turned, -(i % 4)), back))
+        return {name: value.mean(0) for name, value in answer.items()} | {
+            'keypoints': jnp.median(jnp.stack(keypoints), 0)
+        }
 
     return averaged
 

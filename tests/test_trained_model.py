@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from hpe_jax import geometry, heatmap, trained_model
 from hpe_jax.errors import UserError
@@ -28,6 +29,25 @@ def test_a_run_predicts_from_photos_what_its_network_says(run):
     np.testing.assert_allclose(by_mean, jax.vmap(lambda maps: heatmap.decode(maps, 'mean'))(heatmaps), atol=1e-6)
     half_a_pixel = by_mean - run.decode(heatmaps, 'mean', 'reference')
     np.testing.assert_allclose(half_a_pixel, 0.5 / 32, atol=1e-6)
+
+
+@pytest.mark.parametrize('rotations', [4, 8, 12])
+def test_turned_copies_are_turned_back_and_their_median_is_taken(rotations):
+    """The network's answer here: where the image is bright; and nonsense of the first copy."""
+
+    def infer(state, images):
+        light = images[..., 0].astype(jnp.float32)
+        centres = jnp.stack(jnp.meshgrid(*[geometry.pixel_centres(64)] * 2), -1)
+        points = jnp.einsum('bij,ijd->bd', light, centres) / light.sum((1, 2))[:, None]
+        points = jnp.where(jnp.arange(len(images))[:, None] < 2, 9.0, points)
+        return {'keypoints': jnp.tile(points[:, None], (1, 21, 1)), 'scores': jnp.arange(len(images))[:, None]}
+
+    images = np.zeros((2, 64, 64, 3), np.uint8)
+    images[0, 20:24, 40:44] = images[1, 30:36, 10:16] = 200
+    answer = trained_model.average_rotations(infer, rotations)(nnx.State({}), jnp.asarray(images))
+    expected = np.array([[42, 22], [13, 33]])[:, None] / 64
+    np.testing.assert_allclose(answer['keypoints'], np.tile(expected, (1, 21, 1)), atol=2e-3)
+    np.testing.assert_allclose(answer['scores'][:, 0], [rotations - 1, rotations])
 
 
 def test_photos_of_any_size_are_resized_and_none_are_none(run):

@@ -10,12 +10,14 @@
 
 The network sees a square crop with one hand in its middle. The first crop is around a given box; or the picture is
 searched, in one batch of windows of several sizes, and the best of them are looked into. Each refinement crops again
-around the hand that was found, as tightly as the photos that the network was trained on. A left hand is mirrored on the
-way in and back on the way out. If the network was trained on hands of any orientation, each crop is seen in four
-orientations and the answers are averaged, except where a hand is followed through a video. A network with a head for
-handedness says itself which hand it sees, and one with a head for presence whether there is a hand at all.
+around the hand that was found, as tightly as the photos that the network was trained on, and is kept where its peaks
+are higher. A left hand is mirrored on the way in and back on the way out. If the network was trained on hands of any
+orientation, each crop is seen in several orientations and the answers are averaged, except where a hand is followed
+through a video. A network with a head for handedness says itself which hand it sees, and one with a head for presence
+whether there is a hand at all.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -33,6 +35,7 @@ from hpe_jax.errors import UserError
 from hpe_jax.inference.images import Given, picture
 
 HANDS = ('right', 'left', 'auto')
+ROTATIONS = 1, 4, 8, 12
 # Part of the crop that a hand's box takes, for runs whose checkpoint does not record it (of older commits, the
 # published weights): the median over FreiHAND's evaluation photos as those weights see them; 0.38 in its labels.
 RELATIVE_HAND_SIZE = 0.375
@@ -93,11 +96,12 @@ class HandPoseEstimator:
           decoder: one of the run's config.eval.decoders; '' is its default.
           hand: 'right' or 'left'; 'auto': the one that the network predicts, or without that head, the one of both
             with the higher score.
-          refine: how often to crop again around what was found. 0: the first crop's answer, whatever it is.
+          refine: how often to crop again around what was found; the answer with the higher peaks is kept. 0: the first
+            crop's answer, whatever it is.
           min_score: a hand with a lower score is lost, or was none. Of networks with a head for presence it is a
             probability, MIN_PRESENCE by default; of others it depends on the network, MIN_SCORE by default.
-          rotations: how many quarter turns of each crop are averaged, 1 or 4; 4 is four times the arithmetic. None: 4
-            for networks that were trained on any orientation (config.augment), else 1.
+          rotations: how many turned copies of each crop are averaged, one of ROTATIONS; 8 are eight times the
+            arithmetic. None: 8 for networks that were trained on any orientation (config.augment), else 1.
 
         Raises:
           UserError: one of them is unknown or impossible.
@@ -106,8 +110,8 @@ class HandPoseEstimator:
             raise UserError(f'hand={hand!r}: unknown; choose from {", ".join(HANDS)}')
         if refine < 0:
             raise UserError(f'refine={refine}: must be at least 0')
-        if rotations not in (None, 1, 4):
-            raise UserError(f'rotations={rotations}: must be 1 or 4')
+        if rotations not in (None, *ROTATIONS):
+            raise UserError(f'rotations={rotations}: unknown; choose from {", ".join(map(str, ROTATIONS))}')
         self.run = run = trained_model.load() if run is None else run
         self.decoder, self.hand = run.known_decoder(decoder), hand
         self.refine = refine
@@ -116,7 +120,7 @@ class HandPoseEstimator:
         usual = MIN_PRESENCE if 'presence' in self.heads else MIN_SCORE
         self.min_score = usual if min_score is None else min_score
         any_orientation = run.config.augment.rotation == 180 or run.config.augment.quarter_turns
-        self.rotations = rotations or (4 if any_orientation else 1)
+        self.rotations = rotations or (8 if any_orientation else 1)
 
     @classmethod
     def load(cls, workdir: str | Path = trained_model.SHIPPED, **options) -> 'HandPoseEstimator':
@@ -176,7 +180,7 @@ class HandPoseEstimator:
         images = [image] * len(hands)
         left = [hand.handedness == 'left' for hand in hands]
         squares = self._around(hands, images)
-        found = [hand.scaled(scale) for hand in self._pose(images, squares, left, self._infer, DOUBT)]
+        found = [hand.scaled(scale) for hand in self._pose(images, squares, left, self._infer_once, DOUBT)]
         return found[0] if isinstance(last, HandPose) else found
 
     def _of_sides(self, find) -> list:
@@ -202,12 +206,12 @@ class HandPoseEstimator:
         return hands
 
     def _refined(self, images: list, squares: list, left: list[bool], refine: int | None = None) -> list[HandPose]:
-        """The hands in these crops, cropped again around them, `refine` times."""
-        infer = self._infer if self.rotations == 1 else self._infer_averaged
-        hands = self._pose(images, squares, left, infer)
+        """The hands in these crops, cropped again around them, `refine` times, where that gives higher peaks."""
+        hands = self._pose(images, squares, left, self._infer)
         for _ in range(self.refine if refine is None else refine):
             left = [hand.handedness == 'left' for hand in hands]
-            hands = self._pose(images, self._around(hands, images), left, infer)
+            again = self._pose(images, self._around(hands, images), left, self._infer)
+            hands = [max(pair, key=lambda hand: hand.scores.mean()) for pair in zip(hands, again, strict=True)]
         return hands
 
     def _around(self, hands: Sequence[HandPose], images: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -277,23 +281,23 @@ class HandPoseEstimator:
         return nnx.state(self.run.inference_model)
 
     @cached_property
-    def _infer(self):
+    def _infer_once(self) -> Callable:
         run = self.run
         return jax.jit(trained_model.make_infer(run.config, run.inference_model, self.decoder))
 
+    @property
+    def _infer(self) -> Callable:
+        return self._infer_once if self.rotations == 1 else self._infer_averaged(self.rotations)
+
     @cached_property
-    def _infer_averaged(self):
-        run = self.run
-        return jax.jit(
-            trained_model.average_rotations(trained_model.make_infer(run.config, run.inference_model, self.decoder))
-        )
+    def _infer_averaged(self) -> Callable:
+        return functools.cache(lambda n: jax.jit(trained_model.average_rotations(self._infer_once, n)))
 
     @cached_property
     def _glance(self):
         """What a search needs of each window, so that XLA leaves out the rest."""
-        run, name = self.run, 'presence' if 'presence' in self.heads else 'scores'
-        infer = trained_model.make_infer(run.config, run.inference_model, self.decoder)
-        return jax.jit(lambda state, images: {name: infer(state, images)[name]})
+        name = 'presence' if 'presence' in self.heads else 'scores'
+        return jax.jit(lambda state, images: {name: self._infer_once(state, images)[name]})
 
 
 def _pictures(given: Sequence[Given]) -> tuple[list[UInt8[np.ndarray, 'h w 3']], list[int]]:

@@ -50,17 +50,27 @@ def test_the_whole_picture_is_what_evaluation_sees(run, fitted_run):
         assert hand.handedness == 'right'
 
 
-def test_four_rotations_make_the_answer_independent_of_the_orientation(run, fitted_run):
+@pytest.mark.parametrize('rotations', [4, 8])
+def test_rotations_make_the_answer_independent_of_the_orientation(run, fitted_run, rotations):
     image = fitted_run.images[0]
-    upright, rotated = HandPoseEstimator(run, refine=0, rotations=4).predict([image, np.rot90(image)])
+    upright, rotated = HandPoseEstimator(run, refine=0, rotations=rotations).predict([image, np.rot90(image)])
     np.testing.assert_allclose(rotated.keypoints / 224, geometry.rot90(upright.keypoints / 224, 1), atol=1e-4)
     np.testing.assert_allclose(rotated.scores, upright.scores, atol=1e-4)
     # This network knows upright hands only, which it must be left with.
     single = HandPoseEstimator(run, refine=0)
     assert single.rotations == 1
     assert np.abs(single(image).keypoints - upright.keypoints).max() > 1
-    followed = [one.follow(image, upright) for one in (single, HandPoseEstimator(run, rotations=4))]
+    followed = [one.follow(image, upright) for one in (single, HandPoseEstimator(run, rotations=rotations))]
     np.testing.assert_array_equal(*(hand.keypoints for hand in followed))
+
+
+def test_a_refinement_is_kept_where_its_peaks_are_higher(run, fitted_run):
+    pictures = [canvas(image, 260, 240) for image in fitted_run.images]
+    scores = [
+        np.array([hand.scores.mean() for hand in HandPoseEstimator(run, hand='right', refine=n).predict(pictures)])
+        for n in range(3)
+    ]
+    assert (np.diff(scores, axis=0) >= 0).all() and 0 < (scores[1] > scores[0]).sum() < len(pictures)
 
 
 @pytest.mark.parametrize(('height', 'width'), [(298, 224), (224, 270), (250, 250)])
@@ -224,7 +234,7 @@ def test_what_is_no_box_is_told(run, fitted_run, box):
     [
         ({'hand': 'both'}, "hand='both': unknown; choose from right, left, auto"),
         ({'refine': -1}, 'refine=-1: must be at least 0'),
-        ({'rotations': 2}, 'rotations=2: must be 1 or 4'),
+        ({'rotations': 2}, 'rotations=2: unknown; choose from 1, 4, 8, 12'),
         ({'decoder': 'best'}, "decoder 'best': unknown to this run"),
     ],
 )
