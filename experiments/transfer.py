@@ -28,7 +28,8 @@ VARIANTS = {
         'optimizer.learning_rate': '0.004',
         'optimizer.options': "{'weight_decay': 0.02}",
     },
-    '47,911 renders': {'data.train_split': 'train'},
+    '20,000 renders': {'data.train_split': 'train[:20000]'},
+    '31,941 renders': {'data.train_split': 'train'},
     'no augmentation': {
         f'augment.{name}': '0.0' for name in unet.get_config().augment if name not in ('fill', 'quarter_turns')
     },

@@ -75,9 +75,9 @@ def test_a_grown_network_gives_the_same_answers_and_trains_on(tmp_path):
     assert list(grown.config.model.blocks) == [2, 5, 2] and len(grown.model.down[1]) == len(small.model.down[1]) + 1
     images = np.random.default_rng(0).integers(0, 256, (2, 128, 128, 3), np.uint8)
     np.testing.assert_array_equal(grown.predict(images).heatmaps, small.predict(images).heatmaps)
-    gradients = nnx.grad(lambda model: model.logits(jax.numpy.asarray(images))['heatmaps'].sum())(
-        nnx.merge(*nnx.split(grown.model))
-    )
+    part = jax.numpy.asarray(images[:, :32, :32])
+    gradient = nnx.jit(nnx.grad(lambda model: model.logits(part)['heatmaps'].sum()))
+    gradients = gradient(nnx.merge(*nnx.split(grown.model)))
     assert np.abs(gradients['down'][1][5]['norm']['scale'][...]).max() > 0
 
 
