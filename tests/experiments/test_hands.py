@@ -11,6 +11,7 @@ from PIL import Image
 
 from experiments import hands
 from hpe_jax import checkpoint, trained_model
+from hpe_jax.data.synthetic_hands import generate
 from hpe_jax.errors import UserError
 from hpe_jax.inference.estimator import HandPoseEstimator
 
@@ -79,6 +80,18 @@ def test_a_grown_network_gives_the_same_answers_and_trains_on(tmp_path):
     gradient = nnx.jit(nnx.grad(lambda model: model.logits(part)['heatmaps'].sum()))
     gradients = gradient(nnx.merge(*nnx.split(grown.model)))
     assert np.abs(gradients['down'][1][5]['norm']['scale'][...]).max() > 0
+
+
+@pytest.mark.slow
+def test_crops_are_compared_on_the_same_renders(renders, monkeypatch):
+    """A hand that takes little of its crop has lost its detail; and the sizes are those that were asked for."""
+    drawn = SimpleNamespace(image=renders.image[: generate.CHUNK], uv=renders.uv[: generate.CHUNK])
+    monkeypatch.setattr(generate, 'renderer', lambda preset, seed: lambda numbers: drawn)
+    monkeypatch.setattr(hands, 'SIZES', (0.15, 0.6))
+    small, usual = hands.score_crops(trained_model.load(), generate.CHUNK).values()
+    assert small['hands'] == usual['hands'] == generate.CHUNK
+    assert usual['nme_box'] < 0.1 and small['nme_box'] > 1.5 * usual['nme_box']
+    assert 0.7 < usual['handedness_right'] <= 1
 
 
 def test_what_is_shipped_computes_in_float32_and_crops_as_told(tmp_path):
