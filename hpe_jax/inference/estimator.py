@@ -9,12 +9,12 @@
     hands = estimator.detect([image], max_hands=2)[0]  # those that are there
 
 The network sees a square crop with one hand in its middle. The first crop is around a given box; or the picture is
-searched, in one batch of windows of several sizes, and the best of them are looked into. Each refinement crops again
-around the hand that was found, as tightly as the photos that the network was trained on, and is kept where its peaks
-are higher. A left hand is mirrored on the way in and back on the way out. If the network was trained on hands of any
-orientation, each crop is seen in several orientations and the answers are averaged, except where a hand is followed
-through a video. A network with a head for handedness says itself which hand it sees, and one with a head for presence
-whether there is a hand at all.
+searched, in one batch of windows of several sizes, and cropped around what is in the best of them. Each refinement
+crops again around the hand that was found, as tightly as the photos that the network was trained on, and is kept where
+its peaks are higher. A left hand is mirrored on the way in and back on the way out. If the network was trained on hands
+of any orientation, each crop is seen in several orientations and the answers are averaged, except where a hand is
+followed through a video. A network with a head for handedness says itself which hand it sees, and one with a head for
+presence whether there is a hand at all.
 """
 
 import functools
@@ -229,8 +229,9 @@ class HandPoseEstimator:
         sure = self._run(self._glance, crops)[name].reshape(len(crops), -1).mean(1)
         best = distinct(squares, sure)[:CANDIDATES]
         images = [image] * len(best)
-        hands = self._refined(images, [squares[i] for i in best], [left] * len(best), max(1, self.refine))
-        return apart(hands)
+        hands = apart(self._pose(images, [squares[i] for i in best], [left] * len(best), self._infer_once))
+        images, sides = [image] * len(hands), [hand.handedness == 'left' for hand in hands]
+        return apart(self._refined(images, self._around(hands, images), sides, max(1, self.refine) - 1))
 
     def _pose(
         self, images: list, squares: list, left: list[bool], infer: Callable, needed: float = 0.5
