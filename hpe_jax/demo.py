@@ -76,7 +76,7 @@ class Demo:
 
     def _estimator(self, decoder: str) -> HandPoseEstimator:
         """Made, and compiled, once a decoder."""
-        # A webcam's next frame is soon there: not the four looks that predict takes at each crop.
+        # A webcam's next frame is soon there: not the several looks that predict takes at each crop.
         return HandPoseEstimator(self.run, decoder, refine=self.refine, min_score=self.min_score, rotations=1)
 
     def warm_up(self) -> None:
