@@ -85,22 +85,21 @@ def average_rotations(infer: Callable, rotations: int) -> Callable:
         answer. What turns in from beyond the image is black.
     """
 
+    middle, step = jnp.array([0.5, 0.5]), 360 // rotations
+
     def averaged(state: nnx.State, images: jax.Array) -> dict[str, jax.Array]:
-        size, middle = images.shape[1:3], jnp.array([0.5, 0.5])
-        copies, keypoints = [], []
-        for degrees in range(0, 90, 360 // rotations):
+        size, copies, keypoints = images.shape[1:3], [], []
+        for degrees in range(0, 90, step):
             matrix = geometry.similarity(middle * size[0], middle * size[0], 1.0, degrees)
-            turned = jax.vmap(lambda image, matrix=matrix: geometry.warp(image, matrix, size))(images)
-            turned = jnp.round(turned).astype(images.dtype) if degrees else images
-            copies += [jnp.rot90(turned, k, (1, 2)) for k in range(4)]
+            turned = jax.vmap(partial(geometry.warp, matrix=matrix, size=size))(images)  # the images themselves at 0
+            copies += [jnp.rot90(jnp.round(turned).astype(images.dtype), k, (1, 2)) for k in range(4)]
         answer = infer(state, jnp.concatenate(copies))
         answer = {name: value.reshape(rotations, len(images), *value.shape[1:]) for name, value in answer.items()}
-        for i, turned in enumerate(answer['keypoints']):
-            back = geometry.similarity(middle, middle, 1.0, -(360 // rotations) * (i // 4))
-            keypoints.append(geometry.transform(geometry.rot90(turned, -(i % 4)), back))
-        return {name: value.mean(0) for name, value in answer.items()} | {
-            'keypoints': jnp.median(jnp.stack(keypoints), 0)
-        }
+        for i, found in enumerate(answer['keypoints']):
+            back = geometry.similarity(middle, middle, 1.0, -step * (i // 4))
+            keypoints.append(geometry.transform(geometry.rot90(found, -(i % 4)), back))
+        means = {name: value.mean(0) for name, value in answer.items()}
+        return means | {'keypoints': jnp.median(jnp.stack(keypoints), 0)}
 
     return averaged
 
