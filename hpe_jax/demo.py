@@ -85,7 +85,8 @@ class Demo:
         estimator.min_score = np.inf
         for shape in WARM_UP:
             found = estimator(np.zeros(shape, np.uint8))
-            estimator.follow(np.zeros(shape, np.uint8), [found] * MAX_HANDS)
+            for number in (2, 4):  # crops at a time; 1 and 8 are those of the search
+                estimator.follow(np.zeros(shape, np.uint8), [found] * number)
         estimator.min_score = self.min_score
 
     def model(self) -> dict:
