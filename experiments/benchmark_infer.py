@@ -5,8 +5,8 @@
 'network' is photos as floats to heatmaps, on the device. 'file to keypoints', ours alone, is all that hpe_jax.predict
 does: a JPEG of 640 x 480 read, cropped, resized, normalised, through the network, decoded, in pixels of the photo;
 'refined once', its default, crops again around what was found and looks once more. 'searched for hands' is what the
-shipped model does to a whole photo without a box; here it shows none, so that nothing is refined. The implementations
-are those of implementations.py.
+shipped model does to a whole photo without a box; here it shows none, and the best windows are looked into all the
+same. The implementations are those of implementations.py.
 """
 
 import re
