@@ -7,10 +7,9 @@ RUN := .venv/bin/python
 train: .venv/installed
 	$(RUN) -m hpe_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
 
-# Most of the tests' time is compilation, which takes least at the lowest level of optimisation and without XLA's newer
-# way to fuse operations; the mathematics is the same. What is trained for longer asks for its own level: see
-# `fitted_run` in tests/conftest.py.
-PYTEST := XLA_FLAGS="--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false" $(RUN) -m pytest
+# Most of the tests' time is compilation, which takes least at the lowest level of optimisation; the mathematics is the
+# same. What is trained for longer asks for its own level: see `fitted_run` in tests/conftest.py.
+PYTEST := XLA_FLAGS=--xla_backend_optimization_level=0 $(RUN) -m pytest
 PYTEST += --numprocesses=auto --maxprocesses=4 --dist=worksteal
 
 lint: .venv/installed

@@ -32,8 +32,8 @@ def _call(output: Path, function: Callable, arguments: Sequence, devices: int) -
         os.dup2(os.open(output / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
     os.chdir(REPOSITORY)
     if devices:  # little of what other tests compiled serves them, and unoptimised it takes a third of the time
-        flags = '--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false'
-        os.environ['XLA_FLAGS'] = f'{flags} --xla_force_host_platform_device_count={devices}'
+        flags = f'--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={devices}'
+        os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {flags}'
     try:
         function(*arguments)
     finally:
