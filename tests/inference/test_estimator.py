@@ -121,18 +121,19 @@ def test_a_small_hand_is_searched_for_unless_told_not_to(run, fitted_run):
 
 
 def test_the_next_frame_needs_one_pass(run, fitted_run, own_errors):
-    found = HandPoseEstimator(run)
-    image, keypoints = fitted_run.images[0], fitted_run.keypoints[0]
-    last = found(canvas(image, 300, 300, (30, 40)))
-    looks, look = [], found._forward
-    found._forward = lambda *arguments: looks.append(arguments) or look(*arguments)
-    moved = found.follow(canvas(image, 300, 300, (38, 33)), last)
-    assert errors([moved], keypoints + np.array([38, 33]))[0] < own_errors[0] + 0.5
-    assert len(looks) == 1
+    found, moved, looks = HandPoseEstimator(run), [], []
+    look = found._forward
+    for image in fitted_run.images:
+        found._forward = look
+        last = found(canvas(image, 300, 300, (30, 40)))
+        found._forward = lambda *arguments: looks.append(arguments) or look(*arguments)
+        moved.append(found.follow(canvas(image, 300, 300, (38, 33)), last))
+    assert np.median(errors(moved, fitted_run.keypoints + np.array([38, 33]))) < np.median(own_errors) + 0.5
+    assert len(looks) == len(moved)
     x0, y0, x1, y1 = last.box
     side = max(x1 - x0, y1 - y0) / found.relative_hand_size
     middle = np.array([x0 + x1, y0 + y1]) / 2
-    np.testing.assert_allclose(looks[0][1][0], [*(middle - side / 2), *(middle + side / 2)])
+    np.testing.assert_allclose(looks[-1][1][0], [*(middle - side / 2), *(middle + side / 2)])
 
 
 @pytest.mark.parametrize('refine', [0, 1])
