@@ -81,20 +81,21 @@ def average_rotations(infer: Callable, rotations: int) -> Callable:
     The keypoints are the median over the copies, so that wrong answers have little weight; the rest are means.
 
     Args:
-      rotations: how many copies, by equal angles; a multiple of 4, so that quarter turns of an image get the same
-        answer. What turns in from beyond the image is black.
+      rotations: how many copies, by equal angles of whole degrees; a multiple of 4, so that quarter turns of an image
+        get the same answer. What turns in from beyond the image is black.
     """
 
     middle, step = jnp.array([0.5, 0.5]), 360 // rotations
 
     def averaged(state: nnx.State, images: jax.Array) -> dict[str, jax.Array]:
-        size, copies, keypoints = images.shape[1:3], [], []
+        size, copies = images.shape[1:3], []
         for degrees in range(0, 90, step):
             matrix = geometry.similarity(middle * size[0], middle * size[0], 1.0, degrees)
             turned = jax.vmap(partial(geometry.warp, matrix=matrix, size=size))(images)  # the images themselves at 0
             copies += [jnp.rot90(jnp.round(turned).astype(images.dtype), k, (1, 2)) for k in range(4)]
         answer = infer(state, jnp.concatenate(copies))
         answer = {name: value.reshape(rotations, len(images), *value.shape[1:]) for name, value in answer.items()}
+        keypoints = []
         for i, found in enumerate(answer['keypoints']):
             back = geometry.similarity(middle, middle, 1.0, -step * (i // 4))
             keypoints.append(geometry.transform(geometry.rot90(found, -(i % 4)), back))

@@ -47,6 +47,19 @@ def test_a_small_hand_in_a_large_picture_is_found_without_a_box(estimator, rende
     assert found and np.linalg.norm(found[0].keypoints.mean(0) - keypoints.mean(0) - [80, 300]) < 40
 
 
+def test_a_search_ends_in_a_crop_as_tight_as_the_training_images(estimator, renders, monkeypatch):
+    image, keypoints = renders.image[0], renders.uv[0] + np.array([80, 300])
+    canvas = np.full((480, 640, 3), 110, np.uint8)
+    canvas[300:428, 80:208] = image
+    looks, look = [], estimator._forward
+    monkeypatch.setattr(estimator, '_forward', lambda *arguments: looks.append(arguments) or look(*arguments))
+    estimator.detect([canvas])
+    corners = np.array(looks[-1][1])
+    side = (keypoints.max(0) - keypoints.min(0)).max() / estimator.relative_hand_size
+    off = np.abs((corners[:, :2] + corners[:, 2:]) / 2 - (keypoints.max(0) + keypoints.min(0)) / 2).max(1)
+    assert ((off < 0.15 * side) & (np.abs(corners[:, 2] - corners[:, 0] - side) < 0.2 * side)).any()
+
+
 def test_there_is_no_hand_in_plain_or_random_pixels(estimator):
     noise = np.random.default_rng(0).integers(0, 256, (120, 160, 3), np.uint8)
     assert estimator.detect([np.full((120, 160, 3), 90, np.uint8), noise]) == [[], []]

@@ -35,7 +35,7 @@ from hpe_jax.errors import UserError
 from hpe_jax.inference.images import Given, picture
 
 HANDS = ('right', 'left', 'auto')
-ROTATIONS = 1, 4, 8, 12
+ROTATIONS = 1, 4, 8, 12  # nme of renders .078, .070, .068, .067: experiments/README.md
 # Part of the crop that a hand's box takes, for runs whose checkpoint does not record it (of older commits, the
 # published weights): the median over FreiHAND's evaluation photos as those weights see them; 0.38 in its labels.
 RELATIVE_HAND_SIZE = 0.375
@@ -48,7 +48,7 @@ MIN_PRESENCE = 0.9
 MIN_SCORE = 0.5  # mean height of the peaks, of networks without a head for presence
 SURE = 0.97  # presence in the whole picture as one crop, which need not be searched then
 DOUBT = 0.2  # of its side, at which a hand that is followed becomes one of the other
-CANDIDATES = 6  # windows that are looked into more closely
+CANDIDATES = 6  # windows in which hands are looked for
 BATCH = 32  # crops that the network sees at once
 
 Box = Sequence | Shaped[np.ndarray, '4']
