@@ -12,6 +12,8 @@ Depth is quantised in 1/z, which perspective keeps linear in the image: 17 to 18
 about 10 micrometres for a hand and its forearm.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -67,38 +69,41 @@ def rasterise(
     step = jnp.maximum(nearest - farthest, 1e-9) / deepest(len(faces))
     counts = jnp.where(drawn, blocks[:, 0] * blocks[:, 1], 0)
     table = _setup(xy[faces], (nearest - w) / step, jnp.where(drawn, area, 1), first)
-    words = _fill(table, jnp.concatenate([first, blocks[:, :1], counts[:, None]], -1), height, width)
+    boxes = jnp.concatenate([first, blocks[:, :1], counts[:, None]], -1)
+    words = one_queue(partial(_fill, height=height, width=width))(table, boxes)
     return ZBuffer(words, nearest, step)
 
 
-def _fill(
-    table: Float[Array, 'f 9'], boxes: Int[Array, 'f 4'], height: int, width: int
-) -> UInt32[Array, '{height} {width}']:
-    """The words of a z-buffer.
+def one_queue(function: Callable) -> Callable:
+    """Makes of a function of a batch one of a single example, which under vmap calls that function once for them all.
 
-    Under vmap the blocks of all images form one queue: of a loop for each image, all would wait for the slowest one.
-
-    Args:
-      table: see `_setup`; the depth is quantised.
-      boxes: each triangle's first column and row, and its number of blocks across and in all.
+    A loop for each example would have all wait for the slowest one.
     """
 
     @jax.custom_batching.custom_vmap
-    def fill(table, boxes):
-        return _fill_all(table[None], boxes[None], height, width)[0]
+    def single(*arguments):
+        return jax.tree.map(lambda x: x[0], function(*jax.tree.map(lambda x: x[None], arguments)))
 
-    @fill.def_vmap
-    def fill_batch(batch_size, is_batched, *arrays):
-        arrays = (a if b else jnp.stack([a] * batch_size) for a, b in zip(arrays, is_batched, strict=True))
-        return _fill_all(*arrays, height, width), True
+    @single.def_vmap
+    def batch(batch_size, is_batched, *arguments):
+        def repeated(x, already):
+            return x if already else jnp.broadcast_to(x, (batch_size, *x.shape))
 
-    return fill(table, boxes)
+        results = function(*jax.tree.map(repeated, arguments, tuple(is_batched)))
+        return results, jax.tree.map(lambda _: True, results)
+
+    return single
 
 
-def _fill_all(
+def _fill(
     tables: Float[Array, 'b f 9'], boxes: Int[Array, 'b f 4'], height: int, width: int
 ) -> UInt32[Array, 'b {height} {width}']:
-    """`_fill` of a batch."""
+    """The words of a batch of z-buffers.
+
+    Args:
+      tables: see `_setup`; the depth is quantised.
+      boxes: each triangle's first column and row, and its number of blocks across and in all.
+    """
     batch_size, num_faces = tables.shape[:2]
     shift, chunk = id_bits(num_faces), CHUNK * batch_size
     top, face = (x.reshape(-1) for x in jnp.indices((batch_size, num_faces)))  # of the image in the column of all
@@ -112,7 +117,7 @@ def _fill_all(
 
     def work_off(step, buffer):
         item = step * chunk + jnp.arange(chunk)
-        triangle = jnp.searchsorted(ends, item, side='right')  # that of the last row when the queue is done
+        triangle = first_after(ends, step * chunk, chunk)  # that of the last row when the queue is done
         rows, (first_column, first_row, blocks_across, start, bottom, face) = table[triangle], places[triangle].T
         down, across = jnp.divmod(item - start, blocks_across)
         # Without the barrier, XLA on CPU computes all this again for each of a block's pixels.
@@ -130,6 +135,15 @@ def _fill_all(
     num_steps = (ends[-1] + chunk - 1) // chunk
     buffer = jax.lax.fori_loop(0, num_steps, work_off, jnp.full(batch_size * height * width, EMPTY))
     return buffer.reshape(batch_size, height, width)
+
+
+def first_after(ends: Int[Array, ' n'], start: Int[Array, ''], length: int) -> Int[Array, ' items']:
+    """For each of the items from `start` on, the first of n runs that ends after it; n if there is none.
+
+    As jnp.searchsorted(ends, start + jnp.arange(length), side='right'), by one scatter instead of log2 n gathers.
+    """
+    ended = jnp.zeros(length, jnp.int32).at[jnp.maximum(ends - start, 0)].add(1, mode='drop')
+    return jnp.cumsum(ended)
 
 
 def _boxes(xy, inv_z, faces, height, width):

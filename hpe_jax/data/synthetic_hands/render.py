@@ -6,6 +6,8 @@ Under vmap an image takes 6 MB of memory at 128 pixels and 10 MB at 224; lax.map
 """
 
 import dataclasses
+import functools
+import math
 from typing import NamedTuple
 
 import jax
@@ -147,40 +149,76 @@ def paint(
     pad = across * TILE - side
     face = jnp.pad(rasterise.face_at(buffer, len(faces)), (0, pad), constant_values=-1)
     tiles = face.reshape(across, TILE, across, TILE).swapaxes(1, 2).reshape(across**2, TILE**2)
-    ends = jnp.cumsum((tiles >= 0).any(-1))
-    row, column = jnp.divmod(jnp.arange(TILE**2), TILE)
+    paint_one = rasterise.one_queue(functools.partial(paint_tiles, faces=faces, supersampling=supersampling))
     small = TILE // supersampling
-    faces = jnp.asarray(faces)
-
-    def paint_some(step, canvas):
-        tile = jnp.searchsorted(ends, step * TILES_AT_ONCE + jnp.arange(TILES_AT_ONCE) + 1)  # across**2 when done
-        seen = tiles[jnp.minimum(tile, across**2 - 1)].reshape(-1)
-        at = jnp.stack([tile[:, None] % across * TILE + column, tile[:, None] // across * TILE + row], -1) + 0.5
-        colour, is_limb = shade(table[faces[seen]], at.reshape(-1, 2), garment, materials)
-        samples = jnp.concatenate([colour, jnp.ones_like(colour[:, :1]), is_limb[:, None]], -1)
-        samples = jnp.where((seen >= 0)[:, None], samples, 0)
-        pixels = samples.reshape(TILES_AT_ONCE, small, supersampling, small, supersampling, 5).mean((2, 4))
-        return canvas.at[tile].set(pixels, mode='drop')
-
-    num_steps = (ends[-1] + TILES_AT_ONCE - 1) // TILES_AT_ONCE
-    canvas = jax.lax.fori_loop(0, num_steps, paint_some, jnp.zeros((across**2, small, small, 5)))
+    canvas = paint_one(tiles, table, garment, materials)
     canvas = canvas.reshape(across, across, small, small, 5).swapaxes(1, 2).reshape(across * small, across * small, 5)
     canvas = canvas[: side // supersampling, : side // supersampling]
     return canvas[..., :3], canvas[..., 3], canvas[..., 4]
 
 
+def paint_tiles(
+    tiles: Int[Array, 'b t p'],
+    tables: Float[Array, 'b v 16'],
+    garments: cloth.Garment,
+    materials: cloth.Materials,
+    faces: Int[np.ndarray, 'f 3'],
+    supersampling: int,
+) -> Float[Array, 'b t small small 5']:
+    """`paint` of a batch's squares: the number of the face that each of their pixels shows, row by row, -1 for none.
+
+    Returns:
+      linear RGB, cover and the limb's share of each square's pixels of the images.
+    """
+    batch_size, num_tiles, _ = tiles.shape
+    across, at_once, small = math.isqrt(num_tiles), TILES_AT_ONCE * batch_size, TILE // supersampling
+    row, column = jnp.divmod(jnp.arange(TILE**2), TILE)
+    num_materials, num_vertices = materials.first.shape[1], tables.shape[1]
+    tiles, (table, *materials) = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (tiles, (tables, *materials)))
+    ends, faces = jnp.cumsum((tiles >= 0).any(-1)), jnp.asarray(faces)
+
+    def paint_some(step, canvas):
+        number = rasterise.first_after(ends, step * at_once, at_once)  # batch_size * num_tiles when done
+        image, tile = jnp.divmod(jnp.minimum(number, len(tiles) - 1), num_tiles)
+        seen = tiles[image * num_tiles + tile]
+        at = jnp.stack([tile[:, None] % across * TILE + column, tile[:, None] // across * TILE + row], -1) + 0.5
+        colour, is_limb = jax.vmap(shade, (0, 0, 0, None, 0))(
+            table[(image * num_vertices)[:, None, None] + faces[seen]],
+            at,
+            jax.tree.map(lambda x: x[image], garments),
+            cloth.Materials(*materials),
+            image * num_materials,
+        )
+        samples = jnp.concatenate([colour, jnp.ones_like(colour[..., :1]), is_limb[..., None]], -1)
+        samples = jnp.where((seen >= 0)[..., None], samples, 0)
+        pixels = samples.reshape(at_once, small, supersampling, small, supersampling, 5).mean((2, 4))
+        return canvas.at[number].set(pixels, mode='drop')
+
+    num_steps = (ends[-1] + at_once - 1) // at_once
+    canvas = jax.lax.fori_loop(0, num_steps, paint_some, jnp.zeros((len(tiles), small, small, 5)))
+    return canvas.reshape(batch_size, num_tiles, small, small, 5)
+
+
 def shade(
-    corners: Float[Array, 'n 3 16'], at: Float[Array, 'n 2'], garment: cloth.Garment, materials: cloth.Materials
+    corners: Float[Array, 'n 3 16'],
+    at: Float[Array, 'n 2'],
+    garment: cloth.Garment,
+    materials: cloth.Materials,
+    first_material: Int[Array, ''],
 ) -> tuple[Float[Array, 'n 3'], Bool[Array, ' n']]:
-    """Linear RGB of image points in their triangles, and whether they lie on the hand or its arm."""
+    """Linear RGB of points of one image in their triangles, and whether they lie on the hand or its arm.
+
+    materials: of several images; `first_material` is where this one's begin.
+    """
     weights = rasterise.barycentric(corners[..., :2], corners[..., 2], at)
     point = jnp.einsum('nk,nkc->nc', weights, corners[..., 3:])
     arm, thing = point[:, 0], jnp.round(point[:, 1]).astype(jnp.int32)
     uv, reflectance, diffuse, specular = jnp.split(point[:, 2:], (2, 5, 8), -1)
-    material = cloth.material_at(arm, thing, garment)
+    kind = cloth.material_at(arm, thing, garment)
+    material = first_material + kind
     mix = texture.lookup(materials.tiles, material, uv * materials.zoom[material])[:, None]
     pattern = materials.first[material] * mix + materials.second[material] * (1 - mix)
-    reflectance = jnp.where((material == cloth.SKIN)[:, None], reflectance, 1.0) * pattern
+    reflectance = jnp.where((kind == cloth.SKIN)[:, None], reflectance, 1.0) * pattern
     return reflectance * diffuse + specular, thing == 0
 
 

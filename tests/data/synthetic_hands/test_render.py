@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -90,6 +91,30 @@ def test_mask_is_where_the_hand_wins_the_depth_test():
     # Skin has its own reflectance; a thing has its material's alone, which is 1 here.
     expected = halved(thing == 0)[..., None] * [0.5, 0.4, 0.3] + halved(thing > 0)[..., None]
     np.testing.assert_allclose(colour, expected, atol=1e-5)
+
+
+def test_squares_of_a_batch_are_painted_as_those_of_each_image(monkeypatch):
+    """Also where one image shows nothing, and where it takes several turns."""
+    monkeypatch.setattr(render, 'TILES_AT_ONCE', 2)
+    rng = np.random.default_rng(0)
+    faces = np.arange(30).reshape(-1, 3)
+    tiles = np.where(rng.random((3, 9, 1)) < 0.6, rng.integers(-1, 10, (3, 9, render.TILE**2)), -1)
+    tiles[1] = -1
+    tables = rng.uniform(0.1, 1, (3, 30, 16)).astype(np.float32)
+    corners = np.array([[-100, -100], [300, -100], [-100, 300]])  # around all pixels
+    tables[..., :2] = np.tile(corners, (10, 1)) + 40 * tables[..., :2]
+    tables[..., 4] = rng.integers(0, 3, (3, 10)).repeat(3, 1)  # the thing, the same at a face's corners
+    garments = cloth.Garment(*(rng.uniform(0, 1, (3, *shape)).astype(np.float32) for shape in ((), (2,), ())))
+    shapes = (6, 3), (6, 3), (6, 2), (6, 8, 8)
+    materials = cloth.Materials(*(rng.uniform(0, 1, (3, *shape)).astype(np.float32) for shape in shapes))
+    paint = jax.jit(functools.partial(render.paint_tiles, faces=faces, supersampling=2))
+    examples = tiles, tables, garments, materials
+    found = paint(*examples)
+    assert found.shape == (3, 9, 8, 8, 5) and (found[1] == 0).all() and len(np.unique(found)) > 1000
+    for i in range(3):
+        alone = paint(*jax.tree.map(lambda x, i=i: x[i : i + 1], examples))
+        np.testing.assert_allclose(found[i], alone[0], atol=1e-5)
+    np.testing.assert_array_equal((found[..., 3] > 0).any((2, 3)), (tiles >= 0).any(-1))
 
 
 def test_occluded_is_behind_a_thing_or_deeper_than_flesh():
