@@ -23,6 +23,7 @@ SEARCH = 'shipped model: file searched for hands'
 
 SECONDS = flags.DEFINE_float('seconds', 2, 'How long each is measured at each batch size in a round.')
 TURNS = flags.DEFINE_integer('turns', 2, 'How often each has its turn.')
+NETWORK = flags.DEFINE_enum('network', 'unet', implementations.NETWORKS, 'Which network both sides have.')
 SIZE = flags.DEFINE_integer('image_size', 128, 'The side of the photos, pixels.')
 ONLY = flags.DEFINE_string('only', '', 'Only implementations whose names this regular expression finds.')
 OUTPUT = flags.DEFINE_string('output', '', 'Also write all numbers to this JSON file.')
@@ -39,7 +40,14 @@ def search(num_photos: int) -> float:
 
 def main(_) -> None:
     environment, gpu = implementations.describe()
-    settings = {'size': SIZE.value, 'batch_size': 1, 'gpu': gpu, 'dataset': '', 'data_dir': ''}
+    settings = {
+        'network': NETWORK.value,
+        'size': SIZE.value,
+        'batch_size': 1,
+        'gpu': gpu,
+        'dataset': '',
+        'data_dir': '',
+    }
     wanted = implementations.chosen(gpu, ONLY.value)
     wanted = {name: spec for name, spec in wanted.items() if 'xla' not in name}  # which differs in gradients alone
     seconds, failed = {}, {}

@@ -21,6 +21,7 @@ STEPS = flags.DEFINE_integer('steps', 0, 'Steps a turn; 0: one on a CPU, 20 on a
 EPOCH = flags.DEFINE_integer('epoch_steps', 0, 'Steps an epoch; 0: 4 on a CPU, 50 on a GPU.')
 EPOCHS = flags.DEFINE_integer('epochs', 5, 'How many epochs are timed.')
 BATCH = flags.DEFINE_integer('batch_size', 48, 'Photos a step.')
+NETWORK = flags.DEFINE_enum('network', 'unet', implementations.NETWORKS, 'Which network both sides train.')
 SIZE = flags.DEFINE_integer('image_size', 128, 'Their side, pixels.')
 ONLY = flags.DEFINE_string('only', '', 'Only implementations whose names this regular expression finds.')
 DATASET = flags.DEFINE_string('dataset', 'synthetic_hands/studio', 'Of the epochs; as config.data.dataset.')
@@ -31,7 +32,7 @@ OUTPUT = flags.DEFINE_string('output', '', 'Also write all numbers to this JSON 
 def main(_) -> None:
     os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')  # the implementations share a GPU
     environment, gpu = implementations.describe()
-    settings = {'size': SIZE.value, 'batch_size': BATCH.value, 'gpu': gpu}
+    settings = {'network': NETWORK.value, 'size': SIZE.value, 'batch_size': BATCH.value, 'gpu': gpu}
     settings |= {'dataset': DATASET.value, 'data_dir': DATA_DIR.value}
     running, failed = implementations.start(settings, implementations.chosen(gpu, ONLY.value), 'turn', 3)
     steps, epoch_steps = STEPS.value or (20 if gpu else 1), EPOCH.value or (50 if gpu else 4)

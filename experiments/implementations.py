@@ -17,9 +17,10 @@ import time
 import traceback
 
 import numpy as np
+from ml_collections import ConfigDict
 
-from configs import unet
-from hpe_jax import runtime, trained_model
+from configs import hands, unet
+from hpe_jax import models, runtime, trained_model
 from hpe_jax.errors import UserError
 
 CPU = {
@@ -44,6 +45,8 @@ GPU = {
     },
 }
 
+NETWORKS = ('unet', 'handnet')
+
 # From the bytes of a photo's file to keypoints in its pixels, as hpe_jax.predict does it: how often it crops again.
 LOOKS = {'file to keypoints, one crop': 0, 'file to keypoints, refined once': 1}
 
@@ -64,6 +67,18 @@ def chosen(gpu: bool, pattern: str) -> dict[str, dict]:
     return found
 
 
+def config_of(settings: dict) -> ConfigDict:
+    """Of the network that is compared: UNet and its loss, or HandNet, its heads and theirs; both by SGD, which costs
+    either side nothing, on what the host has made."""
+    config = unet.get_config()
+    if settings['network'] == 'handnet':
+        recipe = hands.get_config()
+        config.model, config.heatmap, config.loss = recipe.model, recipe.heatmap, recipe.loss
+    config.data.image_size, config.train.batch_size = settings['size'], settings['batch_size']
+    config.data.update(dataset=settings['dataset'], data_dir=settings['data_dir'], source='resident')
+    return config
+
+
 class Ours:
     """A train state, a batch on the device, and the compiled step."""
 
@@ -74,15 +89,13 @@ class Ours:
         from hpe_jax import train
         from hpe_jax.data import resident
 
-        self.settings, self.jax, config = settings, jax, unet.get_config()
+        self.settings, self.jax, config = settings, jax, config_of(settings)
         config.model.conv, config.precision = spec.get('conv', 'auto'), spec.get('precision', 'float32')
-        config.data.image_size, config.train.batch_size = settings['size'], settings['batch_size']
-        config.data.update(dataset=settings['dataset'], data_dir=settings['data_dir'], source='resident')
         graphdef, self.state = nnx.split(train.TrainState(config))
         self.config, self.expand = config, resident.Resident.expand
         self.train_step = train.make_train_step(config, graphdef, self.expand)
         image, heatmaps = example(settings)
-        keypoints = np.zeros((*heatmaps.shape[:1], 21, 2), np.float32)
+        keypoints = np.random.default_rng(0).uniform(0.25, 0.75, (len(image), 21, 2)).astype(np.float32)
         visible, mask = np.ones(keypoints.shape[:2], bool), np.ones(len(keypoints), bool)
         batch = {'image': image, 'heatmaps': heatmaps, 'keypoints': keypoints, 'visible': visible, 'mask': mask}
         self.batch = jax.device_put(batch)
@@ -124,8 +137,6 @@ class Ours:
     def run(self):
         """The network in eval mode, as a run directory gives it."""
         from pathlib import Path
-
-        from hpe_jax import models
 
         return trained_model.TrainedModel(Path(), self.config, 0, models.make(self.config), {})
 
@@ -186,7 +197,11 @@ class Torch:
         self.settings, self.torch, self.baseline = settings, torch, pytorch_baseline
         dtype = getattr(torch, spec.get('precision', 'float32'))
         options = {'channels_last': False, 'compiled': False} | spec['torch']
-        self.trainer = pytorch_baseline.Trainer('cuda' if settings['gpu'] else 'cpu', **options, dtype=dtype)
+        config = config_of(settings).model
+        blocks = [config.blocks] if settings['network'] == 'handnet' else []
+        network = {'unet': pytorch_baseline.UNet, 'handnet': pytorch_baseline.HandNet}[settings['network']]
+        model = network(config.widths, *blocks)
+        self.trainer = pytorch_baseline.Trainer(model, 'cuda' if settings['gpu'] else 'cpu', **options, dtype=dtype)
         arrays = (torch.from_numpy(array.transpose(0, 3, 1, 2).copy()) for array in example(settings))
         self.batch = [self.trainer.put(array) for array in arrays]
 
@@ -213,11 +228,10 @@ class Torch:
     def batches(self):
         from hpe_jax.data import prepared
 
-        config = unet.get_config()
-        config.data.update(dataset=self.settings['dataset'], data_dir=self.settings['data_dir'])
+        config = config_of(self.settings)
         split = prepared.load(prepared.open_dataset(config.data), 'train')
-        size, sigma = self.settings['size'], config.heatmap.sigma
-        photos = self.baseline.Photos(split.photos.tolist(), split.keypoints, size, sigma, [0.4] * 3, [0.2] * 3)
+        size, sigma, stride = self.settings['size'], config.heatmap.sigma, config.heatmap.get('stride', 1)
+        photos = self.baseline.Photos(split.photos.tolist(), split.keypoints, size, sigma, [0.4] * 3, [0.2] * 3, stride)
         options = self.settings['batch_size'], os.cpu_count(), self.settings['gpu']
         return itertools.chain.from_iterable(itertools.repeat(self.baseline.loader(photos, *options)))
 
@@ -244,20 +258,30 @@ def photo_file() -> bytes:
 
 
 def example(settings: dict) -> tuple[np.ndarray, np.ndarray]:
-    """Photos (B, H, W, 3) and heatmaps (B, H, W, 21), float32; the time does not depend on what they show."""
+    """Photos (B, H, W, 3) and heatmaps (B, H / stride, W / stride, 21), float32; what they show costs no time."""
     rng, size = np.random.default_rng(0), settings['size']
-    shape = settings['batch_size'], size, size
-    return rng.standard_normal((*shape, 3), np.float32), rng.random((*shape, 21), np.float32)
+    side = size // config_of(settings).heatmap.get('stride', 1)
+    batch = settings['batch_size']
+    return rng.standard_normal((batch, size, size, 3), np.float32), rng.random((batch, side, side, 21), np.float32)
 
 
 def flops(settings: dict) -> float:
     """Of the convolutions in a step: forward, and twice as many backward; a multiply-add is two."""
-    *levels, bottleneck = unet.get_config().model.widths
-    pairs = [(0, i, o) for i, o in ((3, levels[0]), (levels[0], levels[0]), (levels[0], 21))]
-    for level, (above, width) in enumerate(itertools.pairwise((*levels, bottleneck)), 1):
-        pairs += [(level, above, width), (level, width, width)]
-        pairs += [(level - 1, width + above, above), (level - 1, above, above)]
-    return 6.0 * settings['batch_size'] * sum(9 * i * o * (settings['size'] >> level) ** 2 for level, i, o in pairs)
+    import jax
+    from flax import nnx
+
+    config = config_of(settings)
+    config.model.conv = 'xla'
+    model = nnx.eval_shape(lambda: models.make(config))
+    images = jax.ShapeDtypeStruct((settings['batch_size'], *[settings['size']] * 2, 3), np.float32)
+    graphdef, state = nnx.split(model)
+    program = jax.make_jaxpr(lambda state, images: nnx.merge(graphdef, state).logits(images)['heatmaps'])(state, images)
+    total = 0
+    for equation in program.eqns:
+        if equation.primitive.name == 'conv_general_dilated':
+            kernel, out = equation.invars[1].aval, equation.outvars[0].aval
+            total += 6 * out.size * kernel.size // out.shape[-1]
+    return float(total)
 
 
 def fastest(work, times: int = 7) -> float:

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from experiments import implementations
-from hpe_jax import losses
+from hpe_jax import losses, models
 from hpe_jax.errors import UserError
 from hpe_jax.models import unet
 
@@ -32,7 +32,70 @@ def leaves(ours, theirs):
     yield ours['out']['kernel'].transpose(3, 2, 0, 1), theirs.out.weight
 
 
-def test_the_twins_loss_and_gradients_are_ours():
+def leaves_of_handnet(ours, theirs):
+    """The same of a HandNet."""
+
+    def of_block(block, baseline):
+        yield block['conv']['kernel'].transpose(3, 2, 0, 1), baseline[0].weight
+        yield from of_norm(block['norm'], baseline[1])
+
+    def of_norm(norm, baseline):
+        yield norm['scale'], baseline.weight
+        yield norm['bias'], baseline.bias
+
+    def of_residual(block, baseline):
+        yield from of_block(block['block'], baseline.block)
+        yield block['conv']['kernel'].transpose(3, 2, 0, 1), baseline.conv.weight
+        yield from of_norm(block['norm'], baseline.norm)
+
+    for i, baseline in enumerate(theirs.stem):
+        yield from of_block(ours['stem'][i], baseline)
+    for side in ('down', 'back'):
+        for i, (first, *residual) in enumerate(getattr(theirs, side)):
+            yield from of_block(ours[side][i][0], first)
+            for j, baseline in enumerate(residual, 1):
+                yield from of_residual(ours[side][i][j], baseline)
+    yield ours['maps']['kernel'].transpose(3, 2, 0, 1), theirs.maps.weight
+    yield ours['maps']['bias'], theirs.maps.bias
+    for name in ('hidden', 'heads'):
+        yield ours[name]['kernel'].T, getattr(theirs, name).weight
+        yield ours[name]['bias'], getattr(theirs, name).bias
+
+
+def test_handnets_twin_has_its_loss_and_gradients():
+    torch = pytest.importorskip('torch')
+    from experiments import pytorch_baseline
+
+    settings = {'network': 'handnet', 'size': 32, 'batch_size': 4, 'dataset': '', 'data_dir': ''}
+    config = implementations.config_of(settings)
+    config.model.update(widths=(4, 6, 8, 8), blocks=(1, 2), conv='xla')
+    model = models.make(config)
+    baseline = pytorch_baseline.HandNet(config.model.widths, config.model.blocks)
+    images, heatmaps = implementations.example(settings)
+    assert heatmaps.shape == (4, 8, 8, 21)
+    weights = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    pairs = list(leaves_of_handnet(weights, baseline))
+    assert len(pairs) == len(list(baseline.parameters())) == len(jax.tree.leaves(weights))
+    with torch.no_grad():
+        for array, parameter in pairs:
+            parameter.copy_(torch.from_numpy(np.array(array)))
+
+    def loss(model):
+        logits = model.logits(jnp.asarray(images))
+        yes = jnp.ones(len(images), bool)
+        heads = (config.loss[name] * losses.binary(logits[name], yes).mean() for name in model.HEADS)
+        return losses.per_keypoint('cross_entropy', logits['heatmaps'], jnp.asarray(heatmaps)).mean() + sum(heads)
+
+    ours, gradients = nnx.jit(nnx.value_and_grad(loss))(model)
+    photos, maps = (torch.from_numpy(a.transpose(0, 3, 1, 2).copy()) for a in (images, heatmaps))
+    theirs = pytorch_baseline.loss_of(baseline(photos), maps)
+    theirs.backward()
+    assert float(ours) == pytest.approx(theirs.item(), rel=1e-5)
+    for array, parameter in leaves_of_handnet(nnx.to_pure_dict(gradients), baseline):
+        np.testing.assert_allclose(array, parameter.grad, rtol=1e-2, atol=1e-4)
+
+
+def test_the_unets_twin_has_its_loss_and_gradients():
     torch = pytest.importorskip('torch')
     from experiments import pytorch_baseline
 
@@ -72,5 +135,6 @@ def test_operations_are_those_of_the_networks_kernels():
     blocks += [(block, level) for level, block in enumerate(reversed(model.up))]
     weights = [(kernel.size, level) for block, level in blocks for kernel in (block.conv1.kernel, block.conv2.kernel)]
     weights.append((model.out.kernel.size, 0))
+    settings = {'network': 'unet', 'batch_size': 2, 'size': 128, 'dataset': '', 'data_dir': ''}
     expected = sum(6 * size * (128 >> level) ** 2 for size, level in weights)
-    assert implementations.flops({'batch_size': 2, 'size': 128}) == 2 * expected
+    assert implementations.flops(settings) == 2 * expected
