@@ -6,7 +6,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata, util
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,13 @@ class Progress(tqdm):
             self._said, rate = now, self._count / (now - self._began)
             left = f' of {self._total}, {(self._total - self._count) / rate:.0f} s left' if self._total else ''
             print(f'{self._what}{self._count}{left}, {rate:.1f} {self._unit}s a second', flush=True)
+
+
+def parallel(function: Callable, items: Sequence, ahead: int = 512) -> Iterator[Any]:
+    """function(item) of each, in order, by a thread a core; no more than `ahead` results wait to be taken."""
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, len(items), ahead):
+            yield from pool.map(function, items[start : start + ahead])
 
 
 def progress(items: Iterable, total: int, unit: str, what: str, bar: bool = True) -> Iterator[Any]:

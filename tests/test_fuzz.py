@@ -91,7 +91,7 @@ def test_freihand_labels(freihand_like, tmp_path):
 def test_freihand_photos(freihand_like, tmp_path):
     def use(root: Path) -> None:
         for path in root.glob('*.jpg'):
-            folder.check_photo(path)
+            folder.read_photo(path)
 
     (tmp_path / 'whole').mkdir()
     for i in range(3):

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -79,11 +79,13 @@ def members(data: ConfigDict) -> list[Member]:
     return found
 
 
-def open_dataset(data: ConfigDict) -> tfds.core.DatasetBuilder:
+def open_dataset(data: ConfigDict, keeper: Any = None) -> tfds.core.DatasetBuilder:
     """The TFDS builder of `data.dataset` ('name/config'), prepared on disk first if it is not there yet.
 
     Data from `data.manual_dir` goes to a separate folder, named after its content, so that no other set with the
     same name is ever mistaken for it.
+
+    keeper: a resident.Keeper, which keeps the photos that a builder decodes anyhow while it prepares them.
 
     Raises:
       UserError: the dataset's name, its folder or its files are wrong.
@@ -110,6 +112,8 @@ def open_dataset(data: ConfigDict) -> tfds.core.DatasetBuilder:
     except ValueError as e:  # TFDS found prepared data of another file format
         raise UserError(f'{root / name} holds prepared data that cannot be used ({e}): delete it') from e
     builder.cache_dir = data.get('cache_dir', '')  # see cache_path
+    if hasattr(builder, 'keeper') and not builder.cache_dir:
+        builder.keeper = keeper
     if not builder.data_path.exists():
         _prepare(builder, manual_dir)
     return builder
@@ -363,8 +367,8 @@ def channel_statistics(
         kept = json.loads(path.read_text())
         return np.float32(kept['mean']), np.float32(kept['std'])
     photos = load(builder, split).photos.tolist() if photos is None else photos
-    with ThreadPoolExecutor() as pool:
-        sums = sum(runtime.progress(pool.map(_channel_sums, photos), len(photos), 'photo', 'Channel statistics'))
+    each = runtime.parallel(_channel_sums, photos)
+    sums = sum(runtime.progress(each, len(photos), 'photo', 'Channel statistics'))
     return _keep_statistics(builder, split, len(photos), sums)
 
 

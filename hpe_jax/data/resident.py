@@ -6,14 +6,13 @@ gathered, and 48 photos are 2.4 MB. The host holds no copy: it maps the file tha
 in, see prepared.cache_path.
 """
 
+import contextlib
 import dataclasses
 import hashlib
-import itertools
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -152,60 +151,116 @@ def free_memory() -> int | None:
 
 def _load(builder: tfds.core.DatasetBuilder, expression: str, size: int, margin: int) -> Split:
     """One split; its photos are a read-only map of their file."""
+    path = _path(builder, expression, size, margin)
+    if not expression:
+        return dataclasses.replace(prepared.load(builder, ''), photos=_empty(size + 2 * margin), margin=margin)
+    photos_kept, labels_kept = _what_is_kept(builder, expression, size, margin, path)
+    if not (photos_kept and labels_kept):
+        split = prepared.load(builder, expression)
+        if not photos_kept:
+            _keep_photos(split, size, margin, path)
+        _keep_labels(split, path)
+    return _open(path, margin)
+
+
+def _path(builder: tfds.core.DatasetBuilder, expression: str, size: int, margin: int) -> Path:
+    """Of the photos; the labels lie beside them in an .npz of the same name."""
     key = hashlib.sha256(expression.encode()).hexdigest()[:8]
-    path = prepared.cache_path(builder, f'resident-{key}-{size}{f"+{margin}" if margin else ""}.npy')
-    if expression and not _is_kept(builder, expression, size, margin, path):
-        _keep(prepared.load(builder, expression), size, margin, path)
-    split = _open(path) if expression else prepared.load(builder, '')
-    photos = split.photos if expression else _empty(size + 2 * margin)
-    return dataclasses.replace(split, photos=photos, margin=margin)
+    return prepared.cache_path(builder, f'resident-{key}-{size}{f"+{margin}" if margin else ""}.npy')
 
 
 def _empty(size: int) -> UInt8[np.ndarray, '0 {size} {size} 3']:
     return np.zeros((0, size, size, 3), np.uint8)
 
 
-def _open(path: Path) -> Split:
+def _open(path: Path, margin: int = 0) -> Split:
+    return Split(_photos(path), **({'xyz': None} | _labels(path)), margin=margin)
+
+
+def _photos(path: Path) -> UInt8[np.ndarray, 'n s s 3']:
+    return np.load(path, mmap_mode='r')
+
+
+def _labels(path: Path) -> dict[str, np.ndarray]:
     with path.with_suffix('.npz').open('rb') as file, np.load(file) as labels:
-        photos, labels = np.load(path, mmap_mode='r'), dict(labels)
-        return Split(photos, **({'xyz': None} | labels))
+        return dict(labels)
 
 
-def _is_kept(builder: tfds.core.DatasetBuilder, expression: str, size: int, margin: int, path: Path) -> bool:
-    """Whether the files are whole and of this data, by their shapes and by SAMPLES photos."""
-    try:
-        kept = _open(path)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):  # absent, truncated, or no arrays
-        return False
-    num_images = builder.info.splits[expression].num_examples
-    lengths = {len(x) for x in (kept.photos, kept.keypoints, kept.names)}
-    side = size + 2 * margin
-    if kept.photos.dtype != np.uint8 or kept.photos.shape[1:] != (side, side, 3) or lengths != {num_images}:
-        return False
+def _what_is_kept(
+    builder: tfds.core.DatasetBuilder, expression: str, size: int, margin: int, path: Path
+) -> tuple[bool, bool]:
+    """Whether the photos, and the labels, are whole and of this data, by their shapes and by SAMPLES of them."""
+    num_images, side = builder.info.splits[expression].num_examples, size + 2 * margin
     at = np.linspace(0, num_images - 1, min(SAMPLES, num_images)).astype(int)
     fresh = prepared.load(builder, expression, at)
-    photos = list(_decoded(fresh, size, margin, map))
-    pairs = (photos, kept.photos), (fresh.keypoints, kept.keypoints), (fresh.names, kept.names)
-    return all(np.array_equal(new, old[at]) for new, old in pairs)
+
+    def same(read: Callable[[], dict[str, np.ndarray]], expected: dict[str, np.ndarray]) -> bool:
+        try:
+            kept = read()
+            pairs = [(kept[name], array) for name, array in expected.items()]
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):  # absent, cut off, no arrays
+            return False
+        return all(
+            len(old) == num_images
+            and old.shape[1:] == new.shape[1:]
+            and old.dtype.kind == new.dtype.kind
+            and np.array_equal(old[at], new)
+            for old, new in pairs
+        )
+
+    photos = np.array(list(_decoded(fresh, size, margin, map))).reshape(-1, side, side, 3)
+    labels = {'keypoints': fresh.keypoints, 'names': fresh.names}
+    return same(lambda: {'photos': _photos(path)}, {'photos': photos}), same(lambda: _labels(path), labels)
 
 
-def _keep(split: Split, size: int, margin: int, path: Path) -> None:
-    """Decodes all photos into one file and puts the labels beside it."""
+@contextlib.contextmanager
+def _writing(path: Path, num_images: int, side: int) -> Iterator[Callable[[np.ndarray], None]]:
+    """A function that takes the photos of a file one by one; the file gets its name when they are all there."""
     # Not by a map of the file: where the disk is full, its writes end the process.
-    with files.replacing(path) as temporary, temporary.open('wb') as file, ThreadPoolExecutor() as pool:
-        shape = (len(split), size + 2 * margin, size + 2 * margin, 3)
+    with files.replacing(path) as temporary, temporary.open('wb') as file:
+        shape = num_images, side, side, 3
         np.lib.format.write_array_header_1_0(file, {'descr': '|u1', 'fortran_order': False, 'shape': shape})
-        decoded = _decoded(split, size, margin, pool.map)
-        for photo in runtime.progress(decoded, len(split), 'photo', 'Decoding photos'):
-            file.write(photo.tobytes())
+        yield lambda photo: file.write(photo.tobytes())
+
+
+def _keep_photos(split: Split, size: int, margin: int, path: Path) -> None:
+    """Decodes all photos into one file."""
+    with _writing(path, len(split), size + 2 * margin) as write:
+        for photo in runtime.progress(
+            _decoded(split, size, margin, runtime.parallel), len(split), 'photo', 'Decoding photos'
+        ):
+            write(photo)
+
+
+def _keep_labels(split: Split, path: Path) -> None:
     with files.replacing(path.with_suffix('.npz')) as temporary:
         labels = {name: getattr(split, name) for name in LABELS}
         np.savez(temporary, **{name: label for name, label in labels.items() if label is not None})
 
 
+class Keeper(NamedTuple):
+    """Keeps the photos that a builder decodes while it prepares them, as `load` wants them, so that they are decoded
+    once. For sets whose photos are the crops.
+
+    size: the crops' side in pixels.
+    splits: those that are kept; of each a builder gives all photos, in their order.
+    """
+
+    size: int
+    splits: tuple[str, ...]
+
+    def crop(self, photo: UInt8[np.ndarray, 'h w 3']) -> UInt8[np.ndarray, 's s 3']:
+        return crop(photo, 1.0, self.size)
+
+    def file(self, builder: tfds.core.DatasetBuilder, split: str, num_images: int) -> contextlib.AbstractContextManager:
+        """Of a function that takes the split's crops one by one."""
+        return _writing(_path(builder, split, self.size, 0), num_images, self.size)
+
+
 def _decoded(split: Split, size: int, margin: int, map_: Callable) -> Iterator[np.ndarray]:
-    contexts = itertools.repeat(1.0) if split.context is None else map(float, split.context)
-    return map_(partial(decode, size=size, margin=margin), split.photos, contexts)
+    contexts = np.ones(len(split), np.float32) if split.context is None else split.context
+    photos = list(zip(split.photos, map(float, contexts), strict=True))
+    return map_(lambda photo: decode(*photo, size=size, margin=margin), photos)
 
 
 def decode(photo: bytes, context: float = 1.0, *, size: int, margin: int = 0) -> UInt8[np.ndarray, 's s 3']:
@@ -213,8 +268,12 @@ def decode(photo: bytes, context: float = 1.0, *, size: int, margin: int = 0) ->
 
     context: see Split. size: of the crop alone.
     """
-    image = np.asarray(images.open_jpeg(photo).convert('RGB'))
+    return crop(np.asarray(images.open_jpeg(photo).convert('RGB')), context, size, margin)
+
+
+def crop(photo: UInt8[np.ndarray, 'h w 3'], context: float, size: int, margin: int = 0) -> UInt8[np.ndarray, 's s 3']:
+    """`decode` of a photo that is decoded already."""
     part = (size + 2 * margin) / (size * context)  # of the photo
     low, high = (1 - part) / 2, (1 + part) / 2
-    height, width = image.shape[:2]
-    return geometry.crop(image, (low * width, low * height, high * width, high * height), size + 2 * margin)
+    height, width = photo.shape[:2]
+    return geometry.crop(photo, (low * width, low * height, high * width, high * height), size + 2 * margin)

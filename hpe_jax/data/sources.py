@@ -77,7 +77,14 @@ def load(config: ConfigDict, expressions: dict[str, str]) -> dict[str, prepared.
     """
     members = prepared.members(config.data)
     with sharding.main_first():
-        return _load(config, expressions, members, [prepared.open_dataset(member.data) for member in members])
+        return _load(config, expressions, members, _open_datasets(config, expressions, members))
+
+
+def _open_datasets(config: ConfigDict, expressions: dict[str, str], members: list) -> list:
+    """Their TFDS builders."""
+    on_device = config.data.source != 'tfdata'
+    keeper = resident.Keeper(config.data.image_size, tuple(expressions.values())) if on_device else None
+    return [prepared.open_dataset(member.data, keeper) for member in members]
 
 
 def _load(config: ConfigDict, expressions: dict[str, str], members: list, builders: list) -> dict[str, prepared.Split]:
@@ -130,7 +137,7 @@ def open_data(config: ConfigDict) -> Data:
     expressions = {name: data[f'{name}_split'] for name in ('train', 'validation', 'test')}
     members = prepared.members(data)
     with sharding.main_first():
-        builders = [prepared.open_dataset(member.data) for member in members]
+        builders = _open_datasets(config, expressions, members)
         splits = _load(config, expressions, members, builders)
     for name, split in splits.items():
         sharding.log(f'{name:10s} {len(split):6d} images ({data.dataset} {expressions[name]})')

@@ -228,7 +228,7 @@ def test_a_photo_of_another_size_is_named(broken):
     photo = broken / 'training/rgb/00000003.jpg'
     Image.new('RGB', (100, 80)).save(photo)
     with pytest.raises(UserError, match='00000003.jpg: 100x80 pixels'):
-        folder.check_photo(photo)
+        folder.read_photo(photo)
 
 
 @pytest.mark.parametrize('mode', ['L', 'CMYK'])
@@ -236,7 +236,7 @@ def test_a_photo_of_other_colours_is_named(broken, mode):
     photo = broken / 'training/rgb/00000003.jpg'
     Image.new(mode, (224, 224)).save(photo)
     with pytest.raises(UserError, match=f'00000003.jpg: its colours are {mode}, but FreiHAND photos are RGB'):
-        folder.check_photo(photo)
+        folder.read_photo(photo)
 
 
 def test_a_photo_that_claims_to_be_huge_is_named(broken):
@@ -246,7 +246,7 @@ def test_a_photo_that_claims_to_be_huge_is_named(broken):
     data[at : at + 4] = (65000).to_bytes(2, 'big') * 2
     photo.write_bytes(data)
     with pytest.raises(UserError, match='00000003.jpg: 65000x65000 pixels, but FreiHAND photos are 224x224'):
-        folder.check_photo(photo)
+        folder.read_photo(photo)
 
 
 def test_files_that_macos_adds_are_no_photos(broken):

@@ -9,8 +9,9 @@ import pytest
 
 from configs import tiny
 from hpe_jax import checkpoint, evaluate, train
-from hpe_jax.data import prepared, sources
+from hpe_jax.data import prepared, resident, sources
 from hpe_jax.errors import UserError
+from hpe_jax.inference import images
 from tests import drawn_coco, drawn_hands
 
 
@@ -46,6 +47,25 @@ def test_an_epoch_draws_by_the_weights_and_can_start_anywhere(config, source):
         np.testing.assert_array_equal(keypoints, split.keypoints[order])
     again = next(data.train.epochs(5, 2, steps=4, batch_size=6))
     np.testing.assert_array_equal(again['image'], batches[8]['image'])
+
+
+@pytest.mark.parametrize('train_split', ['train', 'train[:5]'])
+def test_photos_are_decoded_once_while_they_are_prepared(freihand_like, tmp_path, monkeypatch, train_split):
+    """But for a split that is a part of one that is prepared, and for the samples that check what is kept."""
+    open_jpeg, decoded = images.open_jpeg, []
+    monkeypatch.setattr(images, 'open_jpeg', lambda source: decoded.append(source) or open_jpeg(source))
+    config = tiny.get_config()
+    config.data.update(manual_dir=str(freihand_like), data_dir=str(tmp_path), source='resident', mean=(0.5,) * 3)
+    config.data.update(std=(0.5,) * 3, train_split=train_split)
+    data = sources.open_data(config)
+    builder = prepared.open_dataset(config.data)
+    num_photos = builder.info.splits.total_num_examples
+    again = sum(min(resident.SAMPLES, len(split)) for split in data.splits.values())
+    assert len(decoded) == num_photos + again + (5 if train_split != 'train' else 0)
+    for name, split in data.splits.items():
+        photos = prepared.load(builder, config.data[f'{name}_split']).photos
+        expected = [resident.decode(photo, size=config.data.image_size) for photo in photos]
+        np.testing.assert_array_equal(np.asarray(split.arrays['image'])[: len(split)], expected)
 
 
 @pytest.mark.slow

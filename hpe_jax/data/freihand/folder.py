@@ -12,10 +12,10 @@ import json
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import UInt8
 
 from hpe_jax import geometry
-from hpe_jax.data.features import PHOTO_SIZE, VERSIONS, channel_sums
+from hpe_jax.data.features import PHOTO_SIZE, VERSIONS
 from hpe_jax.errors import UserError
 from hpe_jax.inference import images
 
@@ -84,8 +84,8 @@ def fingerprint(root: str | Path) -> str:
     return digest.hexdigest()[:12]
 
 
-def check_photo(path: Path) -> Float[np.ndarray, '3 3']:
-    """Decodes one photo; returns its features.channel_sums.
+def read_photo(path: Path) -> UInt8[np.ndarray, 'h w 3']:
+    """Decodes one photo.
 
     Raises:
       UserError: it is not a whole JPEG of PHOTO_SIZE x PHOTO_SIZE in RGB; names its path.
@@ -100,7 +100,7 @@ def check_photo(path: Path) -> Float[np.ndarray, '3 3']:
         raise UserError(f'{path}: {size[0]}x{size[1]} pixels, but FreiHAND photos are {PHOTO_SIZE}x{PHOTO_SIZE}')
     if mode != 'RGB':
         raise UserError(f'{path}: its colours are {mode}, but FreiHAND photos are RGB; extract the archive again')
-    return channel_sums(pixels)
+    return pixels
 
 
 def _base(root: Path, wanted: list[str]) -> Path:

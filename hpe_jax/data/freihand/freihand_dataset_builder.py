@@ -4,8 +4,9 @@ tfds build hpe_jax/data/freihand --manual_dir=FOLDER    from an extracted folder
 tfds build hpe_jax/data/freihand                        downloads the archives first (4.4 GB)
 """
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import contextlib
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,6 @@ from hpe_jax.data import features
 from hpe_jax.data.freihand import folder
 from hpe_jax.errors import UserError
 
-AHEAD = 512  # photos that are decoded while others are written
 URL = 'https://lmb.informatik.uni-freiburg.de/data/freihand/'
 
 
@@ -45,6 +45,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         # `_batched` skips ever more of the iterator after the first 100.)
         super().__init__(file_format=file_format or 'array_record', **kwargs)
         self.channel_sums = {}  # features.channel_sums of each split that was prepared, over all its photos
+        self.keeper = None  # a resident.Keeper: what keeps the decoded photos, too, while they are prepared
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(
@@ -79,25 +80,29 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         uv, total = geometry.project(part.xyz, part.K), 0
         chosen = [(v, i) for v in range(len(versions)) for i in ids]
         photos = [part.photos[i + v * len(part.xyz)] for v, i in chosen]
-        checked = runtime.progress(_checked(photos), len(photos), 'photo', f'Preparing {split}', bar=False)
-        for (v, i), photo, sums in zip(chosen, photos, checked, strict=True):
-            total += sums
-            yield (
-                i + v * len(part.xyz),
-                {
-                    'image': str(photo),
-                    'xyz': part.xyz[i].astype(np.float32),
-                    'K': part.K[i].astype(np.float32),
-                    'uv': uv[i].astype(np.float32),
-                    'sample_id': i,
-                    'version': versions[v],
-                },
-            )
+        keeper = self.keeper if self.keeper and split in self.keeper.splits else None
+        decoded = runtime.parallel(partial(_decoded, crop=keeper and keeper.crop), photos)
+        decoded = runtime.progress(decoded, len(photos), 'photo', f'Preparing {split}', bar=False)
+        with keeper.file(self, split, len(photos)) if keeper else contextlib.nullcontext() as keep:
+            for (v, i), photo, (sums, crop) in zip(chosen, photos, decoded, strict=True):
+                total += sums
+                if keep:
+                    keep(crop)
+                yield (
+                    i + v * len(part.xyz),
+                    {
+                        'image': str(photo),
+                        'xyz': part.xyz[i].astype(np.float32),
+                        'K': part.K[i].astype(np.float32),
+                        'uv': uv[i].astype(np.float32),
+                        'sample_id': i,
+                        'version': versions[v],
+                    },
+                )
         self.channel_sums[split] = total
 
 
-def _checked(photos: Sequence[Path]) -> Iterator[np.ndarray]:
-    """folder.check_photo of each, on all cores."""
-    with ThreadPoolExecutor() as pool:
-        for start in range(0, len(photos), AHEAD):
-            yield from pool.map(folder.check_photo, photos[start : start + AHEAD])
+def _decoded(path: Path, crop: Callable | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """The features.channel_sums of a photo, and the crop of it that is kept, if any is."""
+    photo = folder.read_photo(path)
+    return features.channel_sums(photo), crop and crop(photo)
