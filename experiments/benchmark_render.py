@@ -1,9 +1,11 @@
-"""How many synthetic pictures a second this machine renders.
+"""How many synthetic pictures a second this machine renders, and what bounds a GPU.
 
-    python -m experiments.benchmark_render --out=runs/benchmark_render.json
+    python -m experiments.benchmark_render [--count] --out=runs/benchmark_render.json
 
 On CPU: pictures one after another (jit of lax.map), in one process and in one process a core, each kept to its core.
-On an accelerator: batches by vmap. Compilation is not counted.
+On an accelerator: batches by vmap. Compilation is not counted. --count adds what a picture takes of arithmetic and of
+bytes read and written, by XLA's count of a batch by vmap, compiled for a CPU, each of its loops taken once; an H100's
+peaks (aot.py) put bounds on them.
 """
 
 import argparse
@@ -44,6 +46,27 @@ def measure(preset: str, size: int, batch: int, seconds: float, core: int | None
     answers.put((turns * batch / (time.perf_counter() - start), device.device_kind))
 
 
+def count(preset: str, size: int, batch: int) -> dict:
+    """Arithmetic and bytes of a picture, and the most that an H100 could do of them."""
+    from experiments import aot  # which keeps JAX to the CPU
+    from hpe_jax.data.synthetic_hands import render
+
+    config = dataclasses.replace(getattr(render, preset), size=size)
+    keys = aot.jax.eval_shape(lambda: aot.jax.random.split(aot.jax.random.key(0), batch))
+    draw = aot.jax.jit(aot.jax.vmap(lambda key: render.render(key, config).image))
+    cost = draw.lower(keys).compile().cost_analysis()
+    flops, num_bytes, peaks = cost['flops'] / batch, cost['bytes accessed'] / batch, aot.PEAKS['cuda']
+    return {
+        'preset': preset,
+        'size': size,
+        'batch': batch,
+        'GFLOP': round(flops / 1e9, 3),
+        'MB_accessed': round(num_bytes / 1e6, 1),
+        'H100_at_most_by_arithmetic': round(peaks['float32'] / flops),
+        'H100_at_most_by_bytes': round(peaks['bytes'] / num_bytes),
+    }
+
+
 def run(preset: str, size: int, batch: int, seconds: float, cores: list[int | None]) -> dict:
     """One row of the table: as many processes as cores are named; None leaves a process free."""
     context = multiprocessing.get_context('spawn')
@@ -72,6 +95,7 @@ def main():
     parser.add_argument('--batch', type=int, default=20)
     parser.add_argument('--sizes', type=int, nargs='+', default=[128, 224])
     parser.add_argument('--presets', nargs='+', default=['STUDIO', 'FULL'])
+    parser.add_argument('--count', action='store_true', help='also count arithmetic and bytes')
     args = parser.parse_args()
     cores = sorted(os.sched_getaffinity(0))
     load = os.getloadavg()[0]
@@ -89,9 +113,14 @@ def main():
                     f'{row["pictures_per_second"]:8.1f} pictures/s  {row["device"]}',
                     flush=True,
                 )
+    with multiprocessing.get_context('spawn').Pool(1) as pool:
+        wanted = [(preset, size, args.batch) for preset in args.presets for size in args.sizes] if args.count else []
+        counted = pool.starmap(count, wanted)
+    for row in counted:
+        print(json.dumps(row))
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(
-        json.dumps({'processor': logbook.processor(), 'load_before': load, 'rows': rows}, indent=2) + '\n'
+        json.dumps({**logbook.environment(), 'load_before': load, 'rows': rows, 'counted': counted}, indent=2) + '\n'
     )
 
 
