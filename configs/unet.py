@@ -109,8 +109,8 @@ def get_config() -> ConfigDict:
     # 0: no limit. Else training ends after about this many minutes on any machine, with the schedule 'cosine' fully
     # run through; such a run is no pure function of its config.
     train.minutes = 0.0
-    # With 'resident': an epoch is one call. For accelerators: on a CPU, XLA computes convolutions inside a loop much
-    # more slowly (configs/quickstart.py on two cores: 22 times as long).
+    # With 'resident': an epoch is one call. For accelerators: a CPU takes as long for it, and far longer with
+    # model.conv = 'xla'; and a signal then ends a run only after an epoch.
     train.scan_epochs = False
     train.validation_batches = 20  # drawn again from the validation split in each epoch
     train.average = 0.0  # decay of the weights' moving average, which is evaluated and kept; 0: the weights themselves

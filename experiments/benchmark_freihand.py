@@ -4,8 +4,9 @@
 
 The stand-in has FreiHAND's layout and number of files, but shows the same 480 rendered hands again and again: what it
 costs to read, check, copy, decode and resize a photo is that of other photos. 'preparing' is TFDS' copy, made in one
-pass on all cores that checks each photo and sums its channels; 'first start' what the first training waits for then;
-'second start' what every later one waits for. Folder and copy are deleted at the end.
+pass on all cores that checks each photo, sums its channels and, for the resident source, crops it and keeps the crop;
+'first start' is what the first training waits for then; 'second start' what every later one waits for. Folder and copy
+are deleted at the end.
 """
 
 import argparse
@@ -51,7 +52,7 @@ def measure(root: Path, data_dir: Path, source: str) -> dict[str, float]:
     for name in ('preparing', 'first_start', 'second_start'):
         began = time.perf_counter()
         if name == 'preparing':
-            prepared.open_dataset(config.data)
+            sources.open_datasets(config, sources.split_expressions(config.data), prepared.members(config.data))
         else:
             data = sources.open_data(config)
             next(iter(data.train.epochs(0, 0, 1, config.train.batch_size)))

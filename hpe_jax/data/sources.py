@@ -77,11 +77,12 @@ def load(config: ConfigDict, expressions: dict[str, str]) -> dict[str, prepared.
     """
     members = prepared.members(config.data)
     with sharding.main_first():
-        return _load(config, expressions, members, _open_datasets(config, expressions, members))
+        return _load(config, expressions, members, open_datasets(config, expressions, members))
 
 
-def _open_datasets(config: ConfigDict, expressions: dict[str, str], members: list) -> list:
-    """Their TFDS builders."""
+def open_datasets(config: ConfigDict, expressions: dict[str, str], members: list) -> list:
+    """The TFDS builders of prepared.members, prepared on disk first if need be, and for a source that has the photos on
+    the device decoded in the same pass where the builder can do that."""
     on_device = config.data.source != 'tfdata'
     keeper = resident.Keeper(config.data.image_size, tuple(expressions.values())) if on_device else None
     return [prepared.open_dataset(member.data, keeper) for member in members]
@@ -127,6 +128,11 @@ def open_split(split: prepared.Split, config: ConfigDict) -> SplitSource:
     return pipeline.Pipeline(split, config.data, config.heatmap)
 
 
+def split_expressions(data: ConfigDict) -> dict[str, str]:
+    """TFDS split expressions of config.data by name."""
+    return {name: data[f'{name}_split'] for name in ('train', 'validation', 'test')}
+
+
 def open_data(config: ConfigDict) -> Data:
     """Reads all splits that the config names.
 
@@ -134,10 +140,10 @@ def open_data(config: ConfigDict) -> Data:
       UserError: as `load`, or the training split is empty.
     """
     data = config.data
-    expressions = {name: data[f'{name}_split'] for name in ('train', 'validation', 'test')}
+    expressions = split_expressions(data)
     members = prepared.members(data)
     with sharding.main_first():
-        builders = _open_datasets(config, expressions, members)
+        builders = open_datasets(config, expressions, members)
         splits = _load(config, expressions, members, builders)
     for name, split in splits.items():
         sharding.log(f'{name:10s} {len(split):6d} images ({data.dataset} {expressions[name]})')
