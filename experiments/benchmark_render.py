@@ -1,9 +1,9 @@
-"""How many synthetic pictures a second this machine renders, and what bounds a GPU.
+"""How many synthetic hands a second this machine renders, and what bounds a GPU.
 
     python -m experiments.benchmark_render [--count] --out=runs/benchmark_render.json
 
-On CPU: pictures one after another (jit of lax.map), in one process and in one process a core, each kept to its core.
-On an accelerator: batches by vmap. Compilation is not counted. --count adds what a picture takes of arithmetic and of
+On CPU: images one after another (jit of lax.map), in one process and in one process a core, each kept to its core.
+On an accelerator: batches by vmap. Compilation is not counted. --count adds what an image takes of arithmetic and of
 bytes read and written, by XLA's count of a batch by vmap, compiled for a CPU, each of its loops taken once; an H100's
 peaks (aot.py) put bounds on them.
 """
@@ -20,7 +20,7 @@ from hpe_jax import logbook
 
 
 def measure(preset: str, size: int, batch: int, seconds: float, core: int | None, ready, answers):
-    """Renders batches for that long once all processes are ready, and answers (pictures a second, device)."""
+    """Renders batches for that long once all processes are ready, and answers (images a second, device)."""
     if core is not None:
         os.sched_setaffinity(0, {core})  # before JAX starts its threads
     import jax
@@ -47,7 +47,7 @@ def measure(preset: str, size: int, batch: int, seconds: float, core: int | None
 
 
 def count(preset: str, size: int, batch: int) -> dict:
-    """Arithmetic and bytes of a picture, and the most that an H100 could do of them."""
+    """Arithmetic and bytes of an image, and the most that an H100 could do of them."""
     from experiments import aot  # which keeps JAX to the CPU
     from hpe_jax.data.synthetic_hands import render
 
@@ -84,8 +84,26 @@ def run(preset: str, size: int, batch: int, seconds: float, cores: list[int | No
         'size': size,
         'processes': len(cores),
         'device': devices[0],
-        'pictures_per_second': round(sum(rates), 1),
+        'images_per_second': round(sum(rates), 1),
     }
+
+
+def table(record: dict) -> str:
+    """A record of a CPU in Markdown."""
+    lines = ['| hands, pixels | images a second, one process | a process a core |']
+    head = '| --- | ---: | ---: |'
+    if record['counted']:
+        lines[0] += ' GFLOP an image | MB read and written | an H100 at most, images a second |'
+        head += ' ---: | ---: | ---: |'
+    lines.append(head)
+    for i, (one, all_cores) in enumerate(zip(record['rows'][::2], record['rows'][1::2], strict=True)):
+        cells = [one['images_per_second'], all_cores['images_per_second']]
+        if record['counted']:
+            counted = record['counted'][i]
+            most = min(counted['H100_at_most_by_arithmetic'], counted['H100_at_most_by_bytes'])
+            cells += [counted['GFLOP'], counted['MB_accessed'], f'{most:,}']
+        lines.append(f'| {one["preset"].lower()}, {one["size"]} | {" | ".join(map(str, cells))} |')
+    return '\n'.join(lines)
 
 
 def main():
@@ -110,7 +128,7 @@ def main():
                 row = rows[-1]
                 print(
                     f'{row["preset"]:7} {size:4} px  {row["processes"]:2} processes  '
-                    f'{row["pictures_per_second"]:8.1f} pictures/s  {row["device"]}',
+                    f'{row["images_per_second"]:8.1f} images/s  {row["device"]}',
                     flush=True,
                 )
     with multiprocessing.get_context('spawn').Pool(1) as pool:
