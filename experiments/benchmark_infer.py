@@ -49,8 +49,7 @@ def main(_) -> None:
         'data_dir': '',
     }
     wanted = implementations.chosen(gpu, ONLY.value)
-    # Without those that differ in training alone.
-    wanted = {name: spec for name, spec in wanted.items() if 'conv' not in spec and 'one call' not in name}
+    wanted = {name: spec for name, spec in wanted.items() if 'xla' not in name}  # which differs in gradients alone
     seconds, failed = {}, {}
     for _ in range(TURNS.value):
         for name, spec in wanted.items():  # one at a time: at batch 256 their memories together are too much

@@ -25,7 +25,6 @@ from hpe_jax.errors import UserError
 
 CPU = {
     'ours': {'kept': True},
-    'ours, an epoch in one call': {'kept': True, 'one_call': True},
     'ours, default allocator': {},
     "ours, default allocator, conv='xla'": {'conv': 'xla'},
     'PyTorch eager': {'torch': {}},
@@ -35,8 +34,8 @@ CPU = {
     'PyTorch channels_last, tuned allocator': {'torch': {'channels_last': True}, 'kept': True},
 }
 GPU = {
-    'ours': {'one_call': True},
-    'ours, bfloat16': {'precision': 'bfloat16', 'one_call': True},
+    'ours': {},
+    'ours, bfloat16': {'precision': 'bfloat16'},
     'PyTorch eager': {'torch': {}},
     'PyTorch channels_last': {'torch': {'channels_last': True}},
     'PyTorch compile, channels_last': {'torch': {'channels_last': True, 'compiled': True}},
@@ -90,7 +89,7 @@ class Ours:
         from hpe_jax import train
         from hpe_jax.data import resident
 
-        self.settings, self.spec, self.jax, config = settings, spec, jax, config_of(settings)
+        self.settings, self.jax, config = settings, jax, config_of(settings)
         config.model.conv, config.precision = spec.get('conv', 'auto'), spec.get('precision', 'float32')
         graphdef, self.state = nnx.split(train.TrainState(config))
         self.config, self.expand = config, resident.Resident.expand
@@ -126,7 +125,7 @@ class Ours:
         """Seconds of a training epoch, the device's waiting for photos included."""
         order = self.config.seed, epoch_index, steps, self.settings['batch_size']
         began = time.perf_counter()
-        if self.spec.get('one_call'):
+        if self.settings['gpu']:
             self.state, loss = self.train_epoch(self.state, self.source.arrays, self.source.order(*order))
         else:
             for batch in itertools.islice(self.source.epochs(*order), steps):
