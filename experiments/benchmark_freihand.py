@@ -48,12 +48,13 @@ def measure(root: Path, data_dir: Path, source: str) -> dict[str, float]:
     """Seconds of each part, and the largest memory of this process, GB."""
     config = unet.get_config()
     config.data.update(dataset='freihand/full', manual_dir=str(root), data_dir=str(data_dir), source=source)
-    seconds = {}
+    seconds, data = {}, None
     for name in ('preparing', 'first_start', 'second_start'):
         began = time.perf_counter()
         if name == 'preparing':
             sources.open_datasets(config, sources.split_expressions(config.data), prepared.members(config.data))
         else:
+            del data  # or else both starts' maps of the photos would count
             data = sources.open_data(config)
             next(iter(data.train.epochs(0, 0, 1, config.train.batch_size)))
         seconds[name] = round(time.perf_counter() - began, 1)

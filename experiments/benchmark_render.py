@@ -93,7 +93,7 @@ def table(record: dict) -> str:
     lines = ['| hands, pixels | images a second, one process | a process a core |']
     head = '| --- | ---: | ---: |'
     if record['counted']:
-        lines[0] += ' GFLOP an image | MB read and written | an H100 at most, images a second |'
+        lines[0] += ' GFLOP | MB | an H100 at most |'
         head += ' ---: | ---: | ---: |'
     lines.append(head)
     for i, (one, all_cores) in enumerate(zip(record['rows'][::2], record['rows'][1::2], strict=True)):
