@@ -27,6 +27,9 @@ HELD = {  # first lines of the tables of measured numbers, and what holds them
     '| | a step, ms | ours / it | images a second, whole epochs | peak memory, GB |': 'records/benchmark_train.json',
     '| | ms at batch 1 | photos a second at 1 | photos a second at 8 | photos a second at 48 |': 'benchmark_infer.json',
     '| | examples a second |': 'records/benchmark_input.json',
+    '| hands, pixels | images a second, one process | a process a core | GFLOP | MB | an H100 at most |': (
+        'records/benchmark_render.json'
+    ),
     '| | nme | median | PCK@0.1 | PCK@0.2 |': 'records/hands.json',
     '| samples, million | synthetic nme | FreiHAND-like nme | FreiHAND-like PCK@0.2 | other sets nme |': (
         'records/hands_training.json'
@@ -101,18 +104,27 @@ def test_the_table_of_what_transfers_is_that_of_its_record():
     assert kept['command'] and kept['git_commit'] and kept['device']
 
 
-def test_the_table_of_training_speed_is_that_of_its_record():
+@pytest.mark.parametrize('name', ['benchmark_train', 'benchmark_train_handnet'])
+def test_the_table_of_training_speed_is_that_of_its_record(name):
     from experiments import benchmark_train
 
     text = ' '.join(TEXTS['experiments/README.md'].split())
-    assert ' '.join(benchmark_train.table(record('records/benchmark_train.json')).split()) in text
+    assert ' '.join(benchmark_train.table(record(f'records/{name}.json')).split()) in text
 
 
-def test_the_table_of_inference_is_that_of_its_record():
-    for name, by_size in record('records/benchmark_infer.json')['seconds'].items():
+def test_the_table_of_rendering_speed_is_that_of_its_record():
+    from experiments import benchmark_render
+
+    kept = record('records/benchmark_render.json')
+    assert benchmark_render.table(kept) in TEXTS['experiments/README.md'] and kept['counted'] and kept['git_commit']
+
+
+@pytest.mark.parametrize('name', ['benchmark_infer', 'benchmark_infer_handnet'])
+def test_the_table_of_inference_is_that_of_its_record(name):
+    for what, by_size in record(f'records/{name}.json')['seconds'].items():
         medians = {int(n): statistics.median(values) for n, values in by_size.items()}
         rates = ''.join(f' {n / seconds:.0f} |' for n, seconds in medians.items())
-        assert f'\n| {name} | {1e3 * medians[1]:.2f} |{rates}\n' in TEXTS['experiments/README.md']
+        assert f'\n| {what} | {1e3 * medians[1]:.2f} |{rates}\n' in TEXTS['experiments/README.md']
 
 
 def test_the_table_of_the_input_is_that_of_its_record():
