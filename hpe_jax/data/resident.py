@@ -226,9 +226,8 @@ def _writing(path: Path, num_images: int, side: int) -> Iterator[Callable[[np.nd
 def _keep_photos(split: Split, size: int, margin: int, path: Path) -> None:
     """Decodes all photos into one file."""
     with _writing(path, len(split), size + 2 * margin) as write:
-        for photo in runtime.progress(
-            _decoded(split, size, margin, runtime.parallel), len(split), 'photo', 'Decoding photos'
-        ):
+        decoded = _decoded(split, size, margin, runtime.parallel)
+        for photo in runtime.progress(decoded, len(split), 'photo', 'Decoding photos'):
             write(photo)
 
 
@@ -253,7 +252,12 @@ class Keeper(NamedTuple):
         return crop(photo, 1.0, self.size)
 
     def file(self, builder: tfds.core.DatasetBuilder, split: str, num_images: int) -> contextlib.AbstractContextManager:
-        """Of a function that takes the split's crops one by one."""
+        """Of a function that takes the split's crops one by one.
+
+        Raises:
+          UserError: they do not fit into the device's memory.
+        """
+        check_fits(num_images, self.size)
         return _writing(_path(builder, split, self.size, 0), num_images, self.size)
 
 

@@ -68,6 +68,15 @@ def test_photos_are_decoded_once_while_they_are_prepared(freihand_like, tmp_path
         np.testing.assert_array_equal(np.asarray(split.arrays['image'])[: len(split)], expected)
 
 
+def test_photos_that_do_not_fit_are_not_kept_while_they_are_prepared(freihand_like, tmp_path, monkeypatch):
+    config = tiny.get_config()
+    config.data.update(manual_dir=str(freihand_like), data_dir=str(tmp_path), source='resident')
+    monkeypatch.setattr(resident, 'free_memory', lambda: 10_000)
+    with pytest.raises(UserError, match='10 photos of 32x32 take 0.00 GB, more than 90% of the 0.00 GB'):
+        sources.open_data(config)
+    assert not list(tmp_path.rglob('resident-*'))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('scale', [0.0, 0.4])
 def test_both_sources_give_the_same_batches(config, scale):
