@@ -5,7 +5,7 @@
 
 Of each network, in float32 and bfloat16 and at each batch size: the arithmetic and the bytes that are read and written
 in a step, by XLA's count, the memory beside the arguments, and the bounds that the device's peaks put on pictures a
-second. Nothing runs, so nothing here is a time but that of the compilation.
+second. Nothing runs, so nothing here is a time.
 
 tpu: one chip of a v5e, 'v5e:2x2'; needs pip install libtpu. cuda: needs the wheels jax-cuda13-plugin, jax-cuda13-pjrt
 and nvidia-cuda-nvcc, XLA_FLAGS=--xla_gpu_autotune_level=0, and a text file that describes the GPU (XLA's
@@ -16,7 +16,6 @@ import argparse
 import itertools
 import json
 import os
-import time
 from pathlib import Path
 from unittest import mock
 
@@ -58,20 +57,17 @@ def batch_shapes(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def compiled(config: ConfigDict, peaks: dict[str, float]) -> dict[str, float]:
-    """What the compiler says of one step, and how long it took."""
+    """What the compiler says of one step."""
     state = nnx.eval_shape(lambda: train.TrainState(config))
     step = train.make_train_step(config, nnx.graphdef(state), lambda batch: batch)
     variables = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding.replicated()), nnx.state(state)
     )
-    began = time.perf_counter()
     program = step.lower(variables, batch_shapes(config)).compile()
-    seconds = time.perf_counter() - began
     cost, memory, batch_size = program.cost_analysis(), program.memory_analysis(), config.train.batch_size
     found = {
         'GB_temporary': memory.temp_size_in_bytes / 1e9,
         'GB_arguments': memory.argument_size_in_bytes / 1e9,
-        'compile_seconds': seconds,
     }
     if cost:
         found |= {'GFLOP': cost['flops'] / 1e9, 'GB_accessed': cost['bytes accessed'] / 1e9}
@@ -80,15 +76,21 @@ def compiled(config: ConfigDict, peaks: dict[str, float]) -> dict[str, float]:
     return {name: float(f'{value:.4g}') for name, value in found.items()}
 
 
-COLUMNS = 'GB_temporary', 'GB_accessed', 'images_a_second_by_bytes', 'images_a_second_by_arithmetic', 'compile_seconds'
+COLUMNS = {
+    'GB_temporary': 'memory, GB',
+    'GB_accessed': 'read and written, GB',
+    'images_a_second_by_bytes': 'images/s by bytes',
+    'images_a_second_by_arithmetic': 'images/s by arithmetic',
+}
 
 
 def table(result: dict) -> str:
     """A record in Markdown."""
-    lines = ['| | memory, GB | read and written, GB | images/s by bytes | images/s by arithmetic | compilation, s |']
-    lines.append('| --- |' + len(COLUMNS) * ' ---: |')
-    for name, found in result['programs'].items():
-        cells = [f'{found[column]:.4g}' if column in found else '' for column in COLUMNS]
+    programs = result['programs']
+    columns = [column for column in COLUMNS if all(column in found for found in programs.values())]
+    lines = [f'| | {" | ".join(COLUMNS[column] for column in columns)} |', '| --- |' + len(columns) * ' ---: |']
+    for name, found in programs.items():
+        cells = [f'{found[column]:,.0f}' if found[column] > 1000 else f'{found[column]:.3g}' for column in columns]
         lines.append(f'| {name} | {" | ".join(cells)} |')
     return '\n'.join(lines)
 

@@ -30,6 +30,8 @@ HELD = {  # first lines of the tables of measured numbers, and what holds them
     '| hands, pixels | images a second, one process | a process a core | GFLOP | MB | an H100 at most |': (
         'records/benchmark_render.json'
     ),
+    '| | memory, GB | read and written, GB | images/s by bytes | images/s by arithmetic |': 'records/aot_tpu.json',
+    '| | memory, GB |': 'records/aot_cuda.json',
     '| | nme | median | PCK@0.1 | PCK@0.2 |': 'records/hands.json',
     '| samples, million | synthetic nme | FreiHAND-like nme | FreiHAND-like PCK@0.2 | other sets nme |': (
         'records/hands_training.json'
@@ -117,6 +119,14 @@ def test_the_table_of_rendering_speed_is_that_of_its_record():
 
     kept = record('records/benchmark_render.json')
     assert benchmark_render.table(kept) in TEXTS['experiments/README.md'] and kept['counted'] and kept['git_commit']
+
+
+@pytest.mark.parametrize('name', ['aot_tpu', 'aot_cuda'])
+def test_the_tables_of_compiled_steps_are_those_of_their_records(name):
+    from experiments import aot
+
+    kept = record(f'records/{name}.json')
+    assert aot.table(kept) in TEXTS['experiments/README.md'] and kept['target'] and kept['git_commit']
 
 
 @pytest.mark.parametrize('name', ['benchmark_infer', 'benchmark_infer_handnet'])
