@@ -6,6 +6,7 @@ import importlib
 import json
 import math
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -88,7 +89,7 @@ def open_dataset(data: ConfigDict, keeper: Any = None) -> tfds.core.DatasetBuild
     keeper: a resident.Keeper, which keeps the photos that a builder decodes anyhow while it prepares them.
 
     Raises:
-      UserError: the dataset's name, its folder or its files are wrong.
+      UserError: the dataset's name, its folder or its files are wrong, or another process is preparing it.
       WriteError: the disk is full, or can only be read.
     """
     if ',' in data.dataset:
@@ -133,12 +134,16 @@ def _prepare(builder: tfds.core.DatasetBuilder, manual_dir: str) -> None:
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
     source = f' from {manual_dir}' if manual_dir else ''
+    folder = Path(builder.data_path).parent
     print(f'Preparing {builder.info.full_name}{source} in {builder.data_path}', flush=True)
-    files.check_writable(Path(builder.data_path).parent)
+    files.check_writable(folder)
     recorded = Path(sys.modules[type(builder).__module__].__file__).with_name('checksums.tsv').read_text().strip()
     download = tfds.download.DownloadConfig(manual_dir=manual_dir or None, register_checksums=not recorded)
     try:
-        builder.download_and_prepare(download_config=download)
+        with files.locked(folder):
+            for left in folder.glob('incomplete.*'):  # by a preparation that was killed: TFDS writes there first
+                shutil.rmtree(left, ignore_errors=True)
+            builder.download_and_prepare(download_config=download)
         for split, sums in getattr(builder, 'channel_sums', {}).items():
             _keep_statistics(builder, split, builder.info.splits[split].num_examples, sums)
         files.sync_tree(Path(builder.data_path))

@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import tensorflow_datasets as tfds
 from ml_collections import ConfigDict
 from PIL import Image
 
+from hpe_jax import files
 from hpe_jax.data import prepared
 from hpe_jax.data.freihand import folder
 from hpe_jax.errors import UserError, WriteError
@@ -121,6 +123,21 @@ def test_preparing_decodes_each_photo_once_for_its_check_and_the_statistics(frei
     assert sorted(decoded) == sorted((freihand_like / 'training/rgb').iterdir())
     again = prepared.channel_statistics(builder, 'train[:100%]')
     np.testing.assert_array_equal(kept, again)
+
+
+def test_what_a_killed_preparation_left_is_removed(freihand_like, tmp_path):
+    builder = prepared.open_dataset(config(tmp_path, freihand_like))
+    shutil.rmtree(builder.data_path)
+    left = builder.data_path.parent / 'incomplete.ABCDEF_1.0.0'
+    left.mkdir()
+    (left / 'part').write_text('of a file')
+    prepared.open_dataset(config(tmp_path, freihand_like))
+    assert not left.exists() and builder.data_path.exists()
+    with files.locked(str(left.parent)):  # as another process that prepares it does
+        shutil.rmtree(builder.data_path)
+        with pytest.raises(UserError, match='in use by process .* wait for its end'):
+            prepared.open_dataset(config(tmp_path, freihand_like))
+    prepared.open_dataset(config(tmp_path, freihand_like))
 
 
 def test_channel_statistics_of_photos(freihand_like, tmp_path):
