@@ -64,30 +64,32 @@ WARM_UP = (480, 640), (480, 480)  # of a webcam, and square: between them they c
 class Demo:
     """One run, asked for one picture at a time.
 
-    estimator: its run, decoder, hand, refine and min_score hold where a request gives nothing else.
+    estimator: its run, decoder, hand, refine and min_score hold where a request gives nothing else, and its rotations
+      for all but the frames of a video: the next one of a webcam is soon there.
     """
 
     def __init__(self, estimator: HandPoseEstimator):
         self.run, self.decoder, self.hand = estimator.run, estimator.decoder, estimator.hand
-        self.refine, self.min_score = estimator.refine, estimator.min_score
+        self.refine, self.min_score, self.rotations = estimator.refine, estimator.min_score, estimator.rotations
         self.worker = ThreadPoolExecutor(1)  # the event loop stays free, and JAX gets one picture after the other
         self.estimator = functools.cache(self._estimator)
         self._frames = 0
 
-    def _estimator(self, decoder: str) -> HandPoseEstimator:
-        """Made, and compiled, once a decoder."""
-        # A webcam's next frame is soon there: not the several looks that predict takes at each crop.
-        return HandPoseEstimator(self.run, decoder, refine=self.refine, min_score=self.min_score, rotations=1)
+    def _estimator(self, decoder: str, rotations: int) -> HandPoseEstimator:
+        """Made, and compiled, once a decoder and number of rotations."""
+        return HandPoseEstimator(self.run, decoder, refine=self.refine, min_score=self.min_score, rotations=rotations)
 
     def warm_up(self) -> None:
-        """Compiles all that a photo may need, the search for a hand included, so that the first one is as fast."""
-        estimator = self.estimator(self.decoder)
-        estimator.min_score = np.inf
-        for shape in WARM_UP:
-            found = estimator(np.zeros(shape, np.uint8))
-            for number in (2, 4):  # crops at a time; 1 and 8 are those of the search
-                estimator.follow(np.zeros(shape, np.uint8), [found] * number)
-        estimator.min_score = self.min_score
+        """Compiles all that a photo and a frame may need, the search for a hand included, so that the first one is as
+        fast."""
+        for rotations in {1, self.rotations}:
+            estimator = self.estimator(self.decoder, rotations)
+            estimator.min_score = np.inf
+            for shape in WARM_UP:
+                found = estimator(np.zeros(shape, np.uint8))
+                for number in (2, 4) if rotations == 1 else ():  # crops at a time; 1 and 8 are those of the search
+                    estimator.follow(np.zeros(shape, np.uint8), [found] * number)
+            estimator.min_score = self.min_score
 
     def model(self) -> dict:
         """What the page must know."""
@@ -112,8 +114,8 @@ class Demo:
         Args:
           data: the file.
           query: `hand` and `decoder`, for this picture; `name`, of the file, for errors; `box`, x0,y0,x1,y1 in pixels
-            around the hand; or `last`, the answer to the frame before as JSON: its hands are followed, or searched for
-            where they are lost.
+            around the hand; `frame`, whatever its value, for a frame of a video; or `last`, the answer to the frame
+            before as JSON: its hands are followed, or searched for where they are lost.
 
         Returns:
           keypoints [[x, y] * 21] in pixels of the upright picture, their scores, box [x0, y0, x1, y1], handedness,
@@ -126,7 +128,8 @@ class Demo:
         side, decoder = query.get('hand') or self.hand, query.get('decoder') or self.decoder
         if side not in HANDS:
             raise UserError(f'hand {side!r}: unknown; choose from {", ".join(HANDS)}')
-        estimator = self.estimator(self.run.known_decoder(decoder))
+        rotations = 1 if {'frame', 'last'} & query.keys() else self.rotations
+        estimator = self.estimator(self.run.known_decoder(decoder), rotations)
         estimator.hand = side  # of nobody else: the worker is one
         image, note = first_picture(data, query.get('name') or 'the file')
         width, height = image.size

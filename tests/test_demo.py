@@ -171,6 +171,14 @@ def test_a_hand_is_followed(run, served):
     assert second['followed'] and second['keypoints'] != first['keypoints']
 
 
+def test_a_photo_gets_all_rotations_and_a_frame_one(run):
+    served = demo.Demo(HandPoseEstimator(run, refine=0, rotations=4))
+    photo, frame = predict(served, encoded(PHOTO)), predict(served, encoded(PHOTO), frame='')
+    assert_says(photo, HandPoseEstimator(run, refine=0, rotations=4)(PHOTO))
+    assert_says(frame, HandPoseEstimator(run, refine=0, rotations=1)(PHOTO))
+    assert photo['keypoints'] != frame['keypoints']
+
+
 @pytest.mark.parametrize('change', ['other hand', 'far away', 'lost'])
 def test_a_hand_that_cannot_be_followed_is_searched_for(run, served, change):
     last = predict(served, encoded(PHOTO), hand='left')
