@@ -19,6 +19,23 @@ from pathlib import Path
 from hpe_jax import logbook
 
 
+def wrong(presets: list[str], sizes: list[int]) -> str:
+    """What is wrong with them; '' if nothing is. A process that measures and fails would be waited for for ever."""
+    from hpe_jax.data.synthetic_hands import generate, render
+    from hpe_jax.errors import UserError
+
+    known = [name.upper() for name in generate.PRESETS]
+    for preset in presets:
+        if preset not in known:
+            return f'--presets: {preset} is unknown; choose from {", ".join(known)}'
+    try:
+        for size in sizes:
+            render.Config(size=size)
+    except UserError as e:
+        return f'--sizes: {e}'
+    return ''
+
+
 def measure(preset: str, size: int, batch: int, seconds: float, core: int | None, ready, answers):
     """Renders batches for that long once all processes are ready, and answers (images a second, device)."""
     if core is not None:
@@ -115,6 +132,11 @@ def main():
     parser.add_argument('--presets', nargs='+', default=['STUDIO', 'FULL'])
     parser.add_argument('--count', action='store_true', help='also count arithmetic and bytes')
     args = parser.parse_args()
+    if args.batch < 1:
+        parser.error(f'--batch: {args.batch} images; expected at least 1')
+    with multiprocessing.get_context('spawn').Pool(1) as pool:  # this process leaves JAX, and a GPU, to the others
+        if message := pool.apply(wrong, (args.presets, args.sizes)):
+            parser.error(message)
     cores = sorted(os.sched_getaffinity(0))
     load = os.getloadavg()[0]
     print(f'{logbook.processor()}, {len(cores)} cores, load {load:.1f} before')

@@ -117,6 +117,24 @@ def test_squares_of_a_batch_are_painted_as_those_of_each_image(monkeypatch):
     np.testing.assert_array_equal((found[..., 3] > 0).any((2, 3)), (tiles >= 0).any(-1))
 
 
+def test_a_square_shows_what_lies_at_its_place():
+    """Of a triangle whose red is x and whose green is y."""
+    tiles = np.where(np.arange(9)[:, None] == 5, -1, np.zeros((9, render.TILE**2), int))
+    corners = np.array([[-100, -100], [300, -100], [-100, 300]])
+    table = np.zeros((3, 16), np.float32)
+    table[:, :2], table[:, 2], table[:, 7:9], table[:, 10:13] = corners, 1, corners, 1
+    garment = cloth.Garment(np.float32(1), np.float32([1, 1]), np.float32(0))  # far up the arm
+    plain = cloth.Materials(np.ones((6, 3)), np.ones((6, 3)), np.ones((6, 2)), np.ones((6, 8, 8)))
+    examples = jax.tree.map(lambda x: jnp.float32(x)[None], (table, garment, plain))
+    found = render.paint_tiles(jnp.asarray(tiles)[None], *examples, faces=np.array([[0, 1, 2]]), supersampling=2)[0]
+    for tile in range(9):
+        row, column = np.indices((8, 8)) + np.array([tile // 3 * 8, tile % 3 * 8])[:, None, None]
+        expected = np.zeros((8, 8, 5))
+        if tile != 5:
+            expected[..., 0], expected[..., 1], expected[..., 3:] = 2 * column + 1, 2 * row + 1, 1
+        np.testing.assert_allclose(found[tile], expected, atol=1e-3)
+
+
 def test_occluded_is_behind_a_thing_or_deeper_than_flesh():
     table = np.concatenate([square(0, 0, 20, 40, 0.5, 0), square(20, 0, 40, 40, 0.5, 1)])
     faces = np.array([[0, 1, 2], [0, 2, 3], [4, 5, 6], [4, 6, 7]])
