@@ -1,6 +1,7 @@
 """What of the hands recipe transfers to real photos: one thing of it changed at a time, at equal samples.
 
     python -m experiments.transfer --output=runs/transfer --real=FOLDER [--seeds=0,1,2] [--jobs=2] [--dry_run]
+    python -m experiments.transfer --output=runs/renders --real=FOLDER --long    how many renders: 144,000 samples a run
 
 Each variant is trained with every seed, and scored on 960 test renders of the base config and on the photos of
 FOLDER (see experiments/hands.py), by one look at the crop of the true box. OUTPUT is resumable, as in ablation.py; it
@@ -35,6 +36,12 @@ VARIANTS = {
     },
     'no borders': {'data.dataset': 'synthetic_hands/borderless_8000_128px'},
     'no clutter': {'data.dataset': 'synthetic_hands/uncluttered_8000_128px'},
+}
+# 24 times each of 6,000 renders. A sample costs the same whatever it is drawn from: equal samples are equal time.
+LONG = {'train.epochs': '30', 'train.steps_per_epoch': '150', 'train.average': '0.999'}
+LONG_VARIANTS = {
+    '6,000 renders': LONG,
+    **{name: overrides | LONG for name, overrides in VARIANTS.items() if name.endswith(' renders')},
 }
 COLUMNS = {
     'synthetic nme': ('renders', 'nme_box'),
@@ -72,11 +79,12 @@ def table(variants: dict[str, dict[str, Sequence[float]]]) -> str:
 
 def main(_) -> None:
     output, seeds = Path(OUTPUT.value), [int(seed) for seed in SEEDS.value]
-    runs = ablation.plan(CONFIG.value, VARIANTS, seeds, output)
+    variants = LONG_VARIANTS if LONG_RUNS.value else VARIANTS
+    runs = ablation.plan(CONFIG.value, variants, seeds, output)
     if DRY_RUN.value:
         return ablation.print_plan(runs)
     photos = hands.Photos.read(REAL.value)
-    trained = ablation.compare(CONFIG.value, VARIANTS, seeds, output, JOBS.value)
+    trained = ablation.compare(CONFIG.value, variants, seeds, output, JOBS.value)
     failed = [
         variant
         for variant, result in trained['variants'].items()
@@ -88,7 +96,12 @@ def main(_) -> None:
     scores = {}
     for run in runs:
         scores.setdefault(run.variant, []).append(score(run, trained['config']['data']['dataset'], photos))
-    result = {'config': trained['config'], 'seeds': seeds, 'overrides': VARIANTS, 'variants': summarise(scores)}
+    seconds = {
+        variant: [round(run['wall_time_s']) for run in result['seeds'].values()]
+        for variant, result in trained['variants'].items()
+    }
+    result = {'config': trained['config'], 'seeds': seeds, 'overrides': variants, 'seconds': seconds}
+    result['variants'] = summarise(scores)
     files.write_json(output / 'transfer.json', result | logbook.environment())
     print(f'\n{table(result["variants"])}')
 
@@ -97,5 +110,6 @@ if __name__ == '__main__':
     OUTPUT, SEEDS, JOBS, DRY_RUN = ablation.define_flags()
     CONFIG = flags.DEFINE_string('config', 'configs/transfer.py', 'The config file that all runs start from.')
     REAL = flags.DEFINE_string('real', None, 'Folder of labelled photos.', required=True)
+    LONG_RUNS = flags.DEFINE_bool('long', False, 'Compare numbers of renders, in longer runs.')
     logging.set_verbosity(logging.FATAL)
     ablation.call(main)
