@@ -237,7 +237,7 @@ class Photos:
 
 def score_photos(estimators: dict[str, HandPoseEstimator], photos: Photos, sheet: str = '') -> dict:
     """Each model on the crops of the true boxes, left hands mirrored; and the first one as its users have it: on its
-    own crops, and without boxes."""
+    own crops, and without boxes. Handedness is scored on mirrored photos, too, since most show right hands."""
     result, true = {}, photos.keypoints
     first = next(iter(estimators.values()))
     own = first.relative_hand_size
@@ -253,8 +253,7 @@ def score_photos(estimators: dict[str, HandPoseEstimator], photos: Photos, sheet
     for look, refine, rotations in looks(first):
         first.refine, first.rotations = refine, rotations
         if 'handedness' in first.heads:
-            sides = np.array([hand.handedness for hand in first.predict(photos.images, photos.boxes)])
-            result[f'handedness_right, {look}'] = float((sides == photos.side)[photos.side != ''].mean())
+            result[f'handedness_right, {look}'] = score_handedness(first, photos)
         first.detect(photos.images[:2])  # compiles
         began = time.perf_counter()
         hands = [first.detect([image])[0] for image in photos.images]
@@ -269,6 +268,18 @@ def score_photos(estimators: dict[str, HandPoseEstimator], photos: Photos, sheet
             group: round(float((best[members] < 0.2).mean()), 4) for group, members in photos.groups.items()
         }
     return result
+
+
+def score_handedness(estimator: HandPoseEstimator, photos: Photos) -> float:
+    """In the true boxes of all photos whose hand's side is known, as they are and mirrored: the share of right answers."""
+    known = [(*one, side) for *one, side in zip(photos.images, photos.boxes, photos.side, strict=True) if side]
+    images, boxes, sides = (list(column) for column in zip(*known, strict=True))
+    answers = [hand.handedness for hand in estimator.predict(images, boxes)]
+    widths = [image.shape[1] for image in images]
+    boxes = [[width - x1, y0, width - x0, y1] for width, (x0, y0, x1, y1) in zip(widths, boxes, strict=True)]
+    mirrored = [hand.handedness for hand in estimator.predict([image[:, ::-1] for image in images], boxes)]
+    right = np.array([answers, mirrored]) == np.array([sides, sides])
+    return float(np.mean(right ^ [[False], [True]]))
 
 
 GROUPS = {'freihand_like': 'FreiHAND-like photos', 'other_sets': 'photos of four other sets'}

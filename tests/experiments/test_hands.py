@@ -51,6 +51,23 @@ def test_photos_are_predicted_as_of_their_side_in_the_crops_of_their_boxes(photo
         assert values['pck@0.2_box'] == 1
 
 
+def test_handedness_is_scored_on_photos_and_their_mirror_images(photos):
+    """An estimator that takes all hands for right ones: no better than a guess, however many right hands there are."""
+    asked = []
+
+    class Estimator:
+        def predict(self, images, boxes):
+            asked.append((images, boxes))
+            return [SimpleNamespace(handedness='right')] * len(images)
+
+    assert hands.score_handedness(Estimator(), photos) == 0.5
+    (images, boxes), (mirrored, mirrored_boxes) = asked
+    assert len(images) == 2  # the third photo's side is unknown
+    np.testing.assert_array_equal(mirrored, np.flip(images, 2))
+    for (x0, y0, x1, y1), box in zip(boxes, mirrored_boxes, strict=True):
+        assert box == [40 - x1, y0, 40 - x0, y1]
+
+
 def test_errors_are_over_the_longer_side_and_masked_ones_do_not_count():
     true = np.array([[[0.0, 0.0], [3.0, 4.0]]])
     distance = hands.errors(true + [0, 1], true, np.array([[True, False]]))
