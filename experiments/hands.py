@@ -271,7 +271,7 @@ def score_photos(estimators: dict[str, HandPoseEstimator], photos: Photos, sheet
 
 
 def score_handedness(estimator: HandPoseEstimator, photos: Photos) -> float:
-    """In the true boxes of all photos whose hand's side is known, as they are and mirrored: the share of right answers."""
+    """The share of right answers in the true boxes of photos whose hand's side is known, and of their mirror images."""
     known = [(*one, side) for *one, side in zip(photos.images, photos.boxes, photos.side, strict=True) if side]
     images, boxes, sides = (list(column) for column in zip(*known, strict=True))
     answers = [hand.handedness for hand in estimator.predict(images, boxes)]
