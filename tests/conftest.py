@@ -3,6 +3,7 @@ warnings are errors (pyproject)."""
 
 import json
 import os
+import tempfile
 import time
 from collections.abc import Callable
 from importlib import metadata
@@ -60,6 +61,12 @@ def compiled_once(tmp_path_factory) -> None:
     for name, value in options.items():
         jax.config.update(name, value)
         os.environ[name.upper()] = str(value)
+
+
+@pytest.fixture(scope='session', autouse=True)
+def temporary_files_are_pytests(tmp_path_factory) -> None:
+    """TFDS leaves an empty folder for each builder of data that are not prepared yet."""
+    os.environ['TMPDIR'] = tempfile.tempdir = str(tmp_path_factory.mktemp('temporary'))
 
 
 @pytest.fixture(scope='session')
