@@ -96,12 +96,7 @@ def main(_) -> None:
     scores = {}
     for run in runs:
         scores.setdefault(run.variant, []).append(score(run, trained['config']['data']['dataset'], photos))
-    seconds = {
-        variant: [round(run['wall_time_s']) for run in result['seeds'].values()]
-        for variant, result in trained['variants'].items()
-    }
-    result = {'config': trained['config'], 'seeds': seeds, 'overrides': variants, 'seconds': seconds}
-    result['variants'] = summarise(scores)
+    result = {'config': trained['config'], 'seeds': seeds, 'overrides': variants, 'variants': summarise(scores)}
     files.write_json(output / 'transfer.json', result | logbook.environment())
     print(f'\n{table(result["variants"])}')
 

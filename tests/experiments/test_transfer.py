@@ -11,7 +11,7 @@ from experiments import transfer as experiment
 from hpe_jax import configuration
 
 
-def test_every_arm_is_the_recipe_but_for_its_own_fields():
+def test_every_variant_is_the_recipe_but_for_its_own_fields():
     recipe = configuration.fields(transfer.get_config().to_dict())
     for run in ablation.plan('configs/transfer.py', experiment.VARIANTS, [3], Path('runs')):
         changed = {
@@ -22,6 +22,15 @@ def test_every_arm_is_the_recipe_but_for_its_own_fields():
         wanted = set(experiment.VARIANTS[run.variant]) - {'optimizer.options'}
         assert changed - {'seed'} <= wanted and bool(changed - {'seed'}) == (run.variant != 'the recipe')
         assert run.config().train.epochs * run.config().train.steps_per_epoch == 250
+
+
+def test_long_runs_differ_in_their_number_of_renders_alone():
+    runs = ablation.plan('configs/transfer.py', experiment.LONG_VARIANTS, [0], Path('runs'))
+    assert [run.config().data.train_split for run in runs] == ['train[:6000]', 'train[:20000]', 'train']
+    configs = [configuration.fields(run.config().to_dict()) | {'data.train_split': ''} for run in runs]
+    assert configs[0] == configs[1] == configs[2]
+    train = runs[0].config().train
+    assert train.epochs * train.steps_per_epoch * train.batch_size == 144_000
 
 
 def test_without_augmentation_no_field_of_it_is_on():
