@@ -18,6 +18,7 @@ from hpe_jax.errors import UserError
 
 WEIGHTS = Path(__file__).with_name('weights')  # shipped run directories, by name
 SHIPPED = WEIGHTS / 'hands'
+NEAR = 0.15  # mean distance of keypoints, of the crop's side: what answers are near each other
 
 
 def make_forward(config: ConfigDict, model: nnx.Module) -> Callable:
@@ -78,7 +79,7 @@ def make_infer(config: ConfigDict, model: nnx.Module, decoder: str) -> Callable:
 def average_rotations(infer: Callable, rotations: int) -> Callable:
     """`infer` of make_infer on turned copies of each image, which must be square: test-time augmentation.
 
-    The keypoints are the median over the copies, so that wrong answers have little weight; the rest are means.
+    The keypoints are those that most copies agree on, see `agreed`; the rest are means.
 
     Args:
       rotations: how many copies, by equal angles of whole degrees; a multiple of 4, so that quarter turns of an image
@@ -100,9 +101,24 @@ def average_rotations(infer: Callable, rotations: int) -> Callable:
             back = geometry.similarity(middle, middle, 1.0, -step * (i // 4))
             keypoints.append(geometry.transform(geometry.rot90(found, -(i % 4)), back))
         means = {name: value.mean(0) for name, value in answer.items()}
-        return means | {'keypoints': jnp.median(jnp.stack(keypoints), 0)}
+        return means | {'keypoints': agreed(jnp.stack(keypoints), answer['scores'].mean(-1))}
 
     return averaged
+
+
+def agreed(keypoints: Float[jax.Array, 'n b k 2'], peaks: Float[jax.Array, 'n b']) -> Float[jax.Array, 'b k 2']:
+    """Of n answers to each of b crops the mean of those about the one that has most others near it.
+
+    A median of each coordinate would join fingers of several answers where they disagree, such as on palm or back.
+
+    Args:
+      keypoints: normalised, see NEAR.
+      peaks: the mean height of each answer's peaks, whose fourth power is its weight.
+    """
+    distances = jnp.linalg.norm(keypoints[:, None] - keypoints[None], axis=-1).mean(-1)
+    near = jnp.exp(-((distances / NEAR) ** 2)) * jnp.maximum(peaks, 1e-6)[None] ** 4
+    weights = jnp.take_along_axis(near, near.sum(1).argmax(0)[None, None], 0)[0]
+    return jnp.einsum('nb,nbkd->bkd', weights / weights.sum(0, keepdims=True), keypoints)
 
 
 class Prediction(NamedTuple):

@@ -32,7 +32,7 @@ def test_a_run_predicts_from_photos_what_its_network_says(run):
 
 
 @pytest.mark.parametrize('rotations', [4, 8, 12])
-def test_turned_copies_are_turned_back_and_their_median_is_taken(rotations):
+def test_turned_copies_are_turned_back_and_agree(rotations):
     """The network's answer here: where the image is bright; and nonsense of the first copy."""
 
     def infer(state, images):
@@ -40,14 +40,39 @@ def test_turned_copies_are_turned_back_and_their_median_is_taken(rotations):
         centres = jnp.stack(jnp.meshgrid(*[geometry.pixel_centres(64)] * 2), -1)
         points = jnp.einsum('bij,ijd->bd', light, centres) / light.sum((1, 2))[:, None]
         points = jnp.where(jnp.arange(len(images))[:, None] < 2, 9.0, points)
-        return {'keypoints': jnp.tile(points[:, None], (1, 21, 1)), 'scores': jnp.arange(len(images))[:, None]}
+        return {'keypoints': jnp.tile(points[:, None], (1, 21, 1)), 'scores': 1.0 + jnp.arange(len(images))[:, None]}
 
     images = np.zeros((2, 64, 64, 3), np.uint8)
     images[0, 20:24, 40:44] = images[1, 30:36, 10:16] = 200
     answer = jax.jit(trained_model.average_rotations(infer, rotations))(nnx.State({}), jnp.asarray(images))
     expected = np.array([[42, 22], [13, 33]])[:, None] / 64
     np.testing.assert_allclose(answer['keypoints'], np.tile(expected, (1, 21, 1)), atol=2e-3)
-    np.testing.assert_allclose(answer['scores'][:, 0], [rotations - 1, rotations])
+    np.testing.assert_allclose(answer['scores'][:, 0], [rotations, rotations + 1])
+
+
+def test_most_answers_decide_and_none_is_mixed_with_another():
+    """Two answers far apart, at 0.2 and 0.8: the more frequent one, or of as many the one with higher peaks."""
+    low, high = jnp.full((1, 21, 2), 0.2), jnp.full((1, 21, 2), 0.8)
+    answers, equal = jnp.stack([low, high, low, low, high]), jnp.ones((5, 1))
+    np.testing.assert_allclose(trained_model.agreed(answers, equal), low, atol=1e-6)
+    np.testing.assert_allclose(trained_model.agreed(answers[:2], jnp.array([[0.5], [0.6]])), high, atol=1e-6)
+    surer = jnp.where(answers[:, :, 0, 0] > 0.5, 0.6, 0.5)  # 2 * 0.6 ** 4 > 3 * 0.5 ** 4
+    np.testing.assert_allclose(trained_model.agreed(answers, surer), high, atol=1e-6)
+
+
+def test_answers_that_are_near_are_averaged_by_their_weights():
+    """Half of NEAR apart: the one that is chosen has the weight 1, the other exp(-1/4), by equal peaks."""
+    first = jnp.full((1, 21, 2), 0.5)
+    second = first.at[..., 0].add(trained_model.NEAR / 2)
+    apart = trained_model.agreed(jnp.stack([first, second]), jnp.full((2, 1), 0.3))[..., 0] - 0.5
+    np.testing.assert_allclose(apart, trained_model.NEAR / 2 * np.exp(-0.25) / (1 + np.exp(-0.25)), rtol=1e-4)
+    peaks = jnp.array([[0.3], [0.6]])  # 16 times the weight, and so the second is chosen
+    apart = trained_model.agreed(jnp.stack([first, second]), peaks)[..., 0] - 0.5
+    np.testing.assert_allclose(apart, trained_model.NEAR / 2 * 16 / (16 + np.exp(-0.25)), rtol=1e-4)
+
+
+def test_answers_without_any_peak_are_finite():
+    assert jnp.isfinite(trained_model.agreed(jnp.zeros((4, 1, 21, 2)), jnp.zeros((4, 1)))).all()
 
 
 def test_photos_of_any_size_are_resized_and_none_are_none(run):
