@@ -10,7 +10,7 @@ python -m hpe_jax.main --config=configs/hands.py --workdir=runs/hands --config.d
 
 Expected: the second command, from the model that was shipped before (config.init_from), made the shipped one on an
 H100. 120,000 hands were rendered in 37 s, then 10 million samples trained on in 5.3 minutes, 36,000 a second: nme 0.068
-on unseen renders, 0.117 on photos like FreiHAND's (experiments/records/hands.json; experiments/README.md tells the runs
+on unseen renders, 0.111 on photos like FreiHAND's (experiments/records/hands.json; experiments/README.md tells the runs
 before it). The first command is for CPUs, of which two AVX-512 cores do 110 to 135 samples a second, with
 config.model.conv='onednn_bfloat16'.
 """

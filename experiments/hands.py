@@ -135,7 +135,7 @@ def score_renders(run: trained_model.TrainedModel, rotations: int = 1, split: st
     builder = prepared.open_dataset(run.config.data)
     photos = resident.load(builder, {split: split}, run.config.data.image_size)[split]
     infer = trained_model.make_infer(run.config, run.model, run.config.eval.decoder)
-    infer = jax.jit(infer if rotations == 1 else trained_model.average_rotations(infer, rotations))
+    infer = jax.jit(infer if rotations == 1 else trained_model.over_rotations(infer, rotations))
     state, parts = nnx.state(run.model), defaultdict(list)
     for start in range(0, len(photos) - 63, 64):
         batch = np.asarray(photos.photos[start : start + 64])

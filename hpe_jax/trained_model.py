@@ -76,7 +76,7 @@ def make_infer(config: ConfigDict, model: nnx.Module, decoder: str) -> Callable:
     return infer
 
 
-def average_rotations(infer: Callable, rotations: int) -> Callable:
+def over_rotations(infer: Callable, rotations: int) -> Callable:
     """`infer` of make_infer on turned copies of each image, which must be square: test-time augmentation.
 
     The keypoints are those that most copies agree on, see `agreed`; the rest are means.
@@ -88,7 +88,7 @@ def average_rotations(infer: Callable, rotations: int) -> Callable:
 
     middle, step = jnp.array([0.5, 0.5]), 360 // rotations
 
-    def averaged(state: nnx.State, images: jax.Array) -> dict[str, jax.Array]:
+    def agreeing(state: nnx.State, images: jax.Array) -> dict[str, jax.Array]:
         size, copies = images.shape[1:3], []
         for degrees in range(0, 90, step):
             matrix = geometry.similarity(middle * size[0], middle * size[0], 1.0, degrees)
@@ -103,7 +103,7 @@ def average_rotations(infer: Callable, rotations: int) -> Callable:
         means = {name: value.mean(0) for name, value in answer.items()}
         return means | {'keypoints': agreed(jnp.stack(keypoints), answer['scores'].mean(-1))}
 
-    return averaged
+    return agreeing
 
 
 def agreed(keypoints: Float[jax.Array, 'n b k 2'], peaks: Float[jax.Array, 'n b']) -> Float[jax.Array, 'b k 2']:

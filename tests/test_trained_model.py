@@ -44,7 +44,7 @@ def test_turned_copies_are_turned_back_and_agree(rotations):
 
     images = np.zeros((2, 64, 64, 3), np.uint8)
     images[0, 20:24, 40:44] = images[1, 30:36, 10:16] = 200
-    answer = jax.jit(trained_model.average_rotations(infer, rotations))(nnx.State({}), jnp.asarray(images))
+    answer = jax.jit(trained_model.over_rotations(infer, rotations))(nnx.State({}), jnp.asarray(images))
     expected = np.array([[42, 22], [13, 33]])[:, None] / 64
     np.testing.assert_allclose(answer['keypoints'], np.tile(expected, (1, 21, 1)), atol=2e-3)
     np.testing.assert_allclose(answer['scores'][:, 0], [rotations, rotations + 1])

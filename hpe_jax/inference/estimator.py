@@ -12,9 +12,9 @@ The network sees a square crop with one hand in its middle. The first crop is ar
 searched, in one batch of windows of several sizes, and cropped around what is in the best of them. Each refinement
 crops again around the hand that was found, as tightly as the photos that the network was trained on, and is kept where
 its peaks are higher. A left hand is mirrored on the way in and back on the way out. If the network was trained on hands
-of any orientation, each crop is seen in several orientations and the answers are averaged, except where a hand is
-followed through a video. A network with a head for handedness says itself which hand it sees, and one with a head for
-presence whether there is a hand at all.
+of any orientation, each crop is seen in several orientations and what most answers agree on is taken, except where a
+hand is followed through a video. A network with a head for handedness says itself which hand it sees, and one with a
+head for presence whether there is a hand at all.
 """
 
 import functools
@@ -100,7 +100,7 @@ class HandPoseEstimator:
             crop's answer, whatever it is.
           min_score: a hand with a lower score is lost, or was none. Of networks with a head for presence it is a
             probability, MIN_PRESENCE by default; of others it depends on the network, MIN_SCORE by default.
-          rotations: how many turned copies of each crop are averaged, one of ROTATIONS; 8 are eight times the
+          rotations: how many turned copies of each crop are looked at, one of ROTATIONS; 8 are eight times the
             arithmetic. None: 8 for networks that were trained on any orientation (config.augment), else 1.
 
         Raises:
@@ -288,11 +288,11 @@ class HandPoseEstimator:
 
     @property
     def _infer(self) -> Callable:
-        return self._infer_once if self.rotations == 1 else self._infer_averaged(self.rotations)
+        return self._infer_once if self.rotations == 1 else self._infer_turned(self.rotations)
 
     @cached_property
-    def _infer_averaged(self) -> Callable:
-        return functools.cache(lambda n: jax.jit(trained_model.average_rotations(self._infer_once, n)))
+    def _infer_turned(self) -> Callable:
+        return functools.cache(lambda n: jax.jit(trained_model.over_rotations(self._infer_once, n)))
 
     @cached_property
     def _glance(self):
