@@ -99,10 +99,14 @@ def test_what_is_said_of_the_training_on_a_gpu_is_that_of_its_record():
     assert rendering['hands'] == config['data']['live_pool'] and kept['command'] and 'H100' in kept['device']
 
 
-def test_the_table_of_what_transfers_is_that_of_its_record():
-    kept = record('records/transfer.json')
+@pytest.mark.parametrize(
+    'name, variants, seeds',
+    [('transfer', transfer.VARIANTS, 3), ('transfer_renders', transfer.LONG_VARIANTS, 1)],
+)
+def test_the_table_of_what_transfers_is_that_of_its_record(name, variants, seeds):
+    kept = record(f'records/{name}.json')
     assert transfer.table(kept['variants']) in TEXTS['experiments/README.md']
-    assert len(kept['seeds']) >= 2 and kept['variants'].keys() == transfer.VARIANTS.keys()
+    assert len(kept['seeds']) == seeds and kept['variants'].keys() == variants.keys()
     assert kept['command'] and kept['git_commit'] and kept['device']
 
 
