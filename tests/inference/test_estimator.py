@@ -56,10 +56,12 @@ def test_rotations_make_the_answer_independent_of_the_orientation(run, fitted_ru
     upright, rotated = HandPoseEstimator(run, refine=0, rotations=rotations).predict([image, np.rot90(image)])
     np.testing.assert_allclose(rotated.keypoints / 224, geometry.rot90(upright.keypoints / 224, 1), atol=1e-4)
     np.testing.assert_allclose(rotated.scores, upright.scores, atol=1e-4)
-    # This network knows upright hands only, which it must be left with.
+    # This network knows upright hands only, of which it is the surest; the scores are means over all copies.
     single = HandPoseEstimator(run, refine=0)
     assert single.rotations == 1
-    assert np.abs(single(image).keypoints - upright.keypoints).max() > 1
+    alone = single(image)
+    np.testing.assert_allclose(upright.keypoints, alone.keypoints, atol=1)
+    assert alone.scores.mean() > upright.scores.mean() + 0.2
     followed = [one.follow(image, upright) for one in (single, HandPoseEstimator(run, rotations=rotations))]
     np.testing.assert_array_equal(*(hand.keypoints for hand in followed))
 
