@@ -35,7 +35,7 @@ from hpe_jax.errors import UserError
 from hpe_jax.inference.images import Given, picture
 
 HANDS = ('right', 'left', 'auto')
-ROTATIONS = 1, 4, 8, 12  # nme of renders .078, .070, .068, .067: experiments/README.md
+ROTATIONS = 1, 4, 8, 12  # nme of renders .078, .069, .068, .067: experiments/README.md
 # Part of the crop that a hand's box takes, for runs whose checkpoint does not record it (of older commits, the
 # published weights): the median over FreiHAND's evaluation photos as those weights see them; 0.38 in its labels.
 RELATIVE_HAND_SIZE = 0.375
