@@ -252,7 +252,7 @@ def score_photos(estimators: dict[str, HandPoseEstimator], photos: Photos, sheet
     first.hand = 'auto'
     for look, refine, rotations in looks(first):
         first.refine, first.rotations = refine, rotations
-        if 'handedness' in first.heads:
+        if 'handedness' in first.heads and any(photos.side):
             result[f'handedness_right, {look}'] = score_handedness(first, photos)
         first.detect(photos.images[:2])  # compiles
         began = time.perf_counter()
