@@ -1,44 +1,30 @@
 """What lies behind the hand: a backdrop of noise, and in front of it flat shapes as a collage, out of focus or not.
 
-All shapes of an image are star-shaped polygons with superelliptic outlines (so one parameter turns an ellipse into a
-rectangle) that the hand's own z-buffer draws in one pass. The groups answer what fooled earlier networks: dead leaves,
-long straight bars and posts, rows of like things, finger-like and skin-coloured things, and people.
+The groups of shapes answer what fooled earlier networks: dead leaves, long straight bars and posts, rows of like
+things, finger-like and skin-coloured things, and people.
 """
-
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from hpe_jax.data.synthetic_hands import rasterise, texture
+from hpe_jax.data.synthetic_hands import bodies, collage, texture
+from hpe_jax.data.synthetic_hands.collage import Shapes
 from hpe_jax.data.synthetic_hands.texture import between, log_between, named_uniforms
 
 LIKELIHOOD = {'wall': 3, 'green_screen': 3, 'litter': 3, 'collage': 4, 'indoors': 7, 'foliage': 3, 'clouds': 1}
 KINDS = tuple(LIKELIHOOD)
 PLAIN = ('wall', 'green_screen', 'clouds')
 
-CORNERS = 16  # of a polygon
-TILES = 8
 
+def random_background(
+    key: Key[Array, ''], size: int, kinds: tuple[str, ...] = KINDS, people: float = 0.0
+) -> Float[Array, 'size size 3']:
+    """Linear RGB, about [0, 1], of a random image without a hand.
 
-class Shapes(NamedTuple):
-    """Polygons of one image. Lengths are shares of the image's side."""
-
-    centre: Float[Array, 'n 2']
-    half: Float[Array, 'n 2']  # half sides; 0 makes one vanish
-    angle: Float[Array, ' n']  # of the first side, from x to y
-    roundness: Float[Array, ' n']  # 0 rectangle, 1 ellipse, 2 diamond
-    colour: Float[Array, 'n 3']  # linear RGB
-    pattern: Float[Array, ' n']  # how far the pattern's second colour is from the first
-    slope: Float[Array, 'n 2']  # of the light along both sides
-    bulge: Float[Array, ' n']  # 0 lit like a board, 1 like a post
-    layer: Float[Array, ' n']  # larger is nearer
-
-
-def random_background(key: Key[Array, ''], size: int, kinds: tuple[str, ...] = KINDS) -> Float[Array, 'size size 3']:
-    """Linear RGB, about [0, 1], of a random image without a hand."""
+    people: fraction of images with a face, or a bare arm, leg or foot, about the middle.
+    """
     keys = jax.random.split(key, 6)
     weights = np.array([LIKELIHOOD[kind] * (kind in kinds) for kind in KINDS], np.float32)
     drawn = jax.random.choice(keys[0], len(KINDS), p=weights / weights.sum())
@@ -47,7 +33,9 @@ def random_background(key: Key[Array, ''], size: int, kinds: tuple[str, ...] = K
     shapes = [_field(keys[2], kind)]
     if set(kinds) - set(PLAIN):
         shapes += [group(key, kind) for key, group in zip(jax.random.split(keys[5], len(GROUPS)), GROUPS, strict=True)]
-    image = _draw(keys[3], image, jax.tree.map(lambda *parts: jnp.concatenate(parts), *shapes))
+    if people:
+        shapes += bodies.random_body(jax.random.fold_in(key, 0), people)
+    image = collage.draw(keys[3], image, jax.tree.map(lambda *parts: jnp.concatenate(parts), *shapes))
     u = named_uniforms(keys[4], 'sharp blur')
     sharp = u.sharp < jnp.where(kind['wall'] | kind['green_screen'], 0.7, 0.45)
     return texture.gaussian_blur(image, jnp.where(sharp, 0.6, log_between(u.blur, 0.7, 6)) * size / 224)
@@ -223,47 +211,3 @@ def _person(key, kind):
 
 
 GROUPS = (_bars, _row, _fingers, _person)
-
-
-def _draw(key, backdrop, shapes):
-    """Draws the polygons over the backdrop, each with a pattern and a slope of light."""
-    keys = jax.random.split(key, 3)
-    n, size = len(shapes.angle), len(backdrop)
-    direction = jnp.stack([jnp.cos(shapes.angle), jnp.sin(shapes.angle)], -1)
-
-    # Of 16 corners one lies on each diagonal, where a rectangle has its own.
-    phi = np.arange(CORNERS) * (2 * np.pi / CORNERS)
-    unit = np.stack([np.cos(phi), np.sin(phi)], -1).astype(np.float32)
-    reach = np.maximum(np.abs(unit), 1e-6)
-    outline = np.sign(unit) * reach ** shapes.roundness[:, None, None] * shapes.half[:, None]
-    x = outline[..., 0] * direction[:, :1] - outline[..., 1] * direction[:, 1:]
-    y = outline[..., 0] * direction[:, 1:] + outline[..., 1] * direction[:, :1]
-    corners = shapes.centre[:, None] + jnp.concatenate([jnp.zeros((n, 1, 2)), jnp.stack([x, y], -1)], 1)
-    corner = np.arange(CORNERS)
-    fan = np.stack([np.zeros_like(corner), (corner + 1) % CORNERS + 1, corner + 1], -1)
-    faces = (fan + np.arange(n)[:, None, None] * (CORNERS + 1)).reshape(-1, 3)
-    nearness = jnp.repeat(0.1 + shapes.layer, CORNERS + 1)
-    buffer = rasterise.rasterise(size * corners.reshape(-1, 2), nearness, faces, size, size)
-    face = rasterise.face_at(buffer, len(faces))
-
-    # By the layer, so that the pieces of one thing look alike.
-    zooms, deviates = jax.random.uniform(keys[0], (64,)), jax.random.normal(keys[1], (64, 3))
-    like = (shapes.layer * 32).astype(jnp.int32)
-    second = shapes.colour * jnp.exp(deviates[like] * shapes.pattern[:, None])
-    zoom = log_between(zooms[like, None], 1.5, 18) * shapes.half
-    inverse = 1 / jnp.maximum(shapes.half, 1e-6)
-    columns = (shapes.centre, direction, inverse, zoom, shapes.slope, shapes.bulge[:, None])
-    table = jnp.concatenate(columns, -1)
-    tiles = texture.random_tiles(keys[2], TILES)
-
-    shape = jnp.maximum(face, 0) // CORNERS
-    row = jax.lax.optimization_barrier(table[shape])  # else XLA on CPU reads it again for each later use
-    grid = (jnp.arange(size) + 0.5) / size
-    dx, dy = grid - row[..., 0], grid[:, None] - row[..., 1]
-    cos, sin = row[..., 2], row[..., 3]
-    local = jnp.stack([dx * cos + dy * sin, dy * cos - dx * sin], -1) * row[..., 4:6]
-    mix = texture.lookup(tiles, like[shape] % TILES, local * row[..., 6:8])
-    light = jnp.exp((local * row[..., 8:10]).sum(-1) - 1.2 * row[..., 10] * local[..., 1] ** 2)
-    mix, light = jax.lax.optimization_barrier((mix, light))
-    painted = (shapes.colour[shape] * mix[..., None] + second[shape] * (1 - mix)[..., None]) * light[..., None]
-    return jnp.where((face >= 0)[..., None], painted, backdrop)

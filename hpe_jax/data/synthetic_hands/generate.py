@@ -31,6 +31,7 @@ PRESETS = {
     'full': render.FULL,
     'presence': render.PRESENCE,
     'open': render.OPEN,
+    'bodies': render.BODIES,
     'borderless': render.BORDERLESS,
     'uncluttered': render.UNCLUTTERED,
 }

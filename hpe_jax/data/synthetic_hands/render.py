@@ -40,6 +40,7 @@ class Config:
     borders: float = 0.4  # fraction of images whose content ends inside the frame
     camera_noise: bool = True
     away: float = 0.0  # fraction of images without a hand to be found: see camera.sample_view
+    people: float = 0.0  # fraction of images with a face, or a bare arm, leg or foot, behind the hand or in its place
     gesture: str = ''  # that of all hands; by default they are drawn by their weights
 
     def __post_init__(self):
@@ -61,6 +62,8 @@ BORDERLESS = Config(away=0.15, borders=0.0)
 UNCLUTTERED = Config(away=0.15, backgrounds=background.PLAIN, occluders=0.0)
 # Open hands of any kind, of which networks took palms for backs most often.
 OPEN = Config(away=0.15, gesture='open')
+# What networks took for hands: in most images there is no other one in the middle.
+BODIES = Config(away=0.7, people=0.9)
 STUDIO = Config(backgrounds=('wall', 'green_screen', 'clouds'), max_tilt=60.0, held=False, occluders=0.0, borders=0.0)
 
 
@@ -110,7 +113,7 @@ def render(key: Key[Array, ''], config: Config = FULL) -> Sample:
     materials = cloth.random_materials(keys[7], scene.THINGS)
     colour, cover, limb_share = paint(buffer, scene.faces(), table, garment, materials, config.supersampling)
 
-    behind = background.random_background(keys[8], config.size, config.backgrounds)
+    behind = background.random_background(keys[8], config.size, config.backgrounds, config.people)
     image = sensor.develop(keys[9], colour + behind * (1 - cover[..., None]), config.camera_noise)
     image, content = sensor.borders(keys[10], image, uv / config.size, config.borders)
     return Sample(
