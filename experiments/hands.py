@@ -3,12 +3,15 @@
     python -m experiments.hands ship runs/hands        writes hpe_jax/weights/hands, without the state of the optimiser
     python -m experiments.hands crops [RUN] [--output=FILE.json]   how much of a crop the hand's box should take
     python -m experiments.hands grow OUT --blocks=1,3,2   a deeper network with the same answers, for config.init_from
-    python -m experiments.hands score [RUN] [--real=FOLDER] [--published=RUN] [--output=FILE.json] [--sheet=FILE.jpg]
+    python -m experiments.hands interpolate OUT --towards=RUN --weight=0.7   one between the shipped network and RUN's
+    python -m experiments.hands score [RUN] [--real=FOLDER] [--published=RUN] [--others=FOLDER] [--output=FILE.json]
+        [--sheet=FILE.jpg]
 
 FOLDER holds `annotations.json`: a list of {file, keypoints, handedness, labels}, keypoints in pixels of the photo.
 Errors are distances over the longer side of the hand's true box (nme). Without a box a photo is searched, and a hand
 counts as found where its mean error is below 0.2. `--published` is scored on the same crops. The sheet shows skeletons
-only, true ones beside predicted ones, from the best photo to the worst: photos of research sets may not be shown.
+only, true ones beside predicted ones, from the best photo to the worst: photos of research sets may not be shown. The
+images in the folder of `--others` show no hand, faces say: in how many of them one is found.
 """
 
 import argparse
@@ -40,6 +43,7 @@ from hpe_jax.trained_model import SHIPPED
 LOOKS = ('refine 0', 0, 1), ('refine 1', 1, 1), ('refine 1, 8 rotations', 1, 8)  # name, refine, rotations
 DATA_DIR = 'runs/tensorflow_datasets'
 RENDERS = 'synthetic_hands/presence_40000_128px'
+BODIES = 'synthetic_hands/bodies_12000_128px'  # whose test split is scored for presence alone
 CROP = 0.53  # of a crop that the hand's box takes, for all models alike
 SIZES = 0.4, 0.47, 0.53, 0.6, 0.65, 0.7, 0.8  # the same, that score_crops compares
 
@@ -114,6 +118,24 @@ def grow(workdir: str | Path, target: str | Path, blocks: Sequence[int]) -> Path
             variable.set_value(jnp.zeros_like(variable.get_value()))
     nnx.update(model, state)
     return write(run, model, target)
+
+
+def interpolate(first: str | Path, second: str | Path, weight: float, target: str | Path) -> Path:
+    """Writes a run directory with the network between two best checkpoints: of each parameter and statistic 1 - weight
+    of the first's and weight of the second's.
+
+    Where the second was trained from the first, this keeps most of what either can: Wortsman et al., "Robust
+    fine-tuning of zero-shot models", 2022.
+
+    Raises:
+      UserError: they are not the same network.
+    """
+    runs = [trained_model.load(workdir) for workdir in (first, second)]
+    if runs[0].config.model.to_dict() != runs[1].config.model.to_dict():
+        raise UserError(f'config.model of {first} and {second} differ; give two runs of the same network')
+    old, new = (nnx.state(run.model) for run in runs)
+    nnx.update(runs[1].model, jax.tree.map(lambda a, b: (1 - weight) * a + weight * b, old, new))
+    return write(runs[1], runs[1].model, target)
 
 
 def errors(predicted: np.ndarray, true: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
@@ -270,6 +292,13 @@ def score_photos(estimators: dict[str, HandPoseEstimator], photos: Photos, sheet
     return result
 
 
+def score_others(estimator: HandPoseEstimator, folder: str | Path) -> dict:
+    """The share of the images of a folder, none of which shows a hand, in which one is found."""
+    paths = sorted(path for path in Path(folder).iterdir() if path.is_file())
+    found = [bool(hands) for hands in estimator.detect([read_image(path) for path in paths])]
+    return {'images': len(found), 'with_a_hand_found': round(float(np.mean(found)), 4)}
+
+
 def score_handedness(estimator: HandPoseEstimator, photos: Photos) -> float:
     """The share of right answers in the true boxes of photos whose hand's side is known, and of their mirror images."""
     known = [(*one, side) for *one, side in zip(photos.images, photos.boxes, photos.side, strict=True) if side]
@@ -306,7 +335,7 @@ def whole_numbers(text: str) -> tuple[int, ...]:
 def main() -> None:
     parser = argparse.ArgumentParser('python -m experiments.hands', description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument('action', choices=('ship', 'grow', 'crops', 'score'))
+    parser.add_argument('action', choices=('ship', 'grow', 'interpolate', 'crops', 'score'))
     parser.add_argument('run', nargs='?', default=str(SHIPPED), help='a run directory; default: the shipped model')
     parser.add_argument(
         '--blocks', type=whole_numbers, default=(1, 3, 2), help='residual blocks at each level of a grown network'
@@ -314,8 +343,11 @@ def main() -> None:
     parser.add_argument(
         '--relative_hand_size', type=float, help="ship: the part of a crop that a hand's box is to take"
     )
+    parser.add_argument('--towards', default='', metavar='RUN')
+    parser.add_argument('--weight', type=float, default=0.5, help='interpolate: of RUN, from 0 to 1')
     parser.add_argument('--real', default='', metavar='FOLDER')
     parser.add_argument('--published', default='', metavar='RUN')
+    parser.add_argument('--others', default='', metavar='FOLDER')
     parser.add_argument('--dataset', default=RENDERS, help='whose test split is scored')
     parser.add_argument('--data_dir', default=DATA_DIR)
     parser.add_argument('--output', default='', metavar='FILE')
@@ -325,6 +357,9 @@ def main() -> None:
     runtime.keep_compiled(runtime.COMPILED)
     if options.action == 'grow':
         print(grow(SHIPPED, options.run, options.blocks))
+        return
+    if options.action == 'interpolate':
+        print(interpolate(SHIPPED, options.towards, options.weight, options.run))
         return
     if options.action == 'ship':
         print(ship(options.run, relative_hand_size=options.relative_hand_size))
@@ -339,8 +374,12 @@ def main() -> None:
         return
     result = {'run': run.workdir.resolve().name, 'epoch': run.epoch, 'renders': score_renders(run)}
     estimators = {'hands': HandPoseEstimator(run)}
+    if options.others:
+        result['others'] = score_others(estimators['hands'], options.others)
     if (rotations := estimators['hands'].rotations) > 1:
         result[f'renders, {rotations} rotations'] = score_renders(run, rotations)
+    bodies = score_renders(trained_model.load(options.run, overrides | {'data.dataset': BODIES}), rotations)
+    result['bodies'] = {name: value for name, value in bodies.items() if name.startswith('presence')}
     if options.real:
         if options.published:
             estimators['published'] = HandPoseEstimator.load(options.published)
