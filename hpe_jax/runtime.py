@@ -82,20 +82,21 @@ class StopSignals:
 class Progress(tqdm):
     """A bar where a terminal watches, a line every ten seconds where none does.
 
-    bar: false where another bar is shown already.
+    bar: false where another bar is shown already. initial: how many were done earlier; the rate is that of the others.
     """
 
-    def __init__(self, total: int | None, unit: str, what: str = '', bar: bool = True):
-        super().__init__(total=total, unit=unit, desc=what or None, disable=None if bar else True)
+    def __init__(self, total: int | None, unit: str, what: str = '', bar: bool = True, initial: int = 0):
+        super().__init__(total=total, unit=unit, desc=what or None, disable=None if bar else True, initial=initial)
         self._lines = self.disable and not sys.stderr.isatty()
-        self._count, self._total, self._unit, self._what = 0, total, unit, f'{what}: ' if what else ''
+        self._count, self._total, self._unit, self._what = initial, total, unit, f'{what}: ' if what else ''
+        self._initial = initial
         self._began = self._said = time.monotonic()
 
     def update(self, n: int = 1) -> None:
         super().update(n)
         self._count, now = self._count + n, time.monotonic()
         if self._lines and now - self._said > EVERY:
-            self._said, rate = now, self._count / (now - self._began)
+            self._said, rate = now, (self._count - self._initial) / (now - self._began)
             left = f' of {self._total}, {(self._total - self._count) / rate:.0f} s left' if self._total else ''
             print(f'{self._what}{self._count}{left}, {rate:.1f} {self._unit}s a second', flush=True)
 

@@ -68,3 +68,12 @@ def test_progress_is_a_line_every_ten_seconds_where_no_terminal_watches(monkeypa
     assert list(runtime.progress('abcdef', 6, 'photo', 'Checking')) == list('abcdef')
     lines = ['Checking: 3 of 6, 12 s left, 0.2 photos a second', 'Checking: 6 of 6, 0 s left, 0.2 photos a second']
     assert capsys.readouterr().out.splitlines() == lines
+
+
+def test_what_was_done_earlier_counts_but_not_for_the_rate(monkeypatch, capsys):
+    now = iter(range(0, 100, 4))
+    monkeypatch.setattr(runtime.time, 'monotonic', lambda: next(now))
+    with runtime.Progress(10, 'hand', 'Rendering', initial=4) as shown:
+        for _ in range(3):
+            shown.update()
+    assert capsys.readouterr().out == 'Rendering: 7 of 10, 12 s left, 0.2 hands a second\n'

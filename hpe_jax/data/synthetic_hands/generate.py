@@ -51,12 +51,14 @@ def renderer(preset: str, seed: int, size: int = PHOTO_SIZE, side_by_side: int |
     return jax.jit(lambda numbers: jax.lax.map(one, numbers, batch_size=side_by_side if side_by_side > 1 else None))
 
 
+def _labels(folder: Path, start: int) -> Path:
+    """Where the labels of the images from `start` on lie once they are written."""
+    return folder / 'parts' / f'{start:08d}.json'
+
+
 def _write_chunk(folder: Path, start: int, number: int, preset: str, seed: int, size: int) -> int:
     """Renders and writes the images from `start` on, and their labels last; returns how many."""
-    labels = folder / 'parts' / f'{start:08d}.json'
     numbers = np.arange(start, min(start + CHUNK, number))
-    if labels.exists():
-        return len(numbers)
     padded = np.resize(numbers, CHUNK)
     samples = jax.tree.map(np.asarray, renderer(preset, seed, size)(padded))
     for i, image, mask in zip(numbers, samples.image, samples.mask, strict=False):
@@ -64,7 +66,7 @@ def _write_chunk(folder: Path, start: int, number: int, preset: str, seed: int, 
             with files.replacing(folder / f'training/{kind}/{i:08d}.jpg') as temporary:
                 Image.fromarray(pixels).save(temporary, quality=QUALITY)
     kept = {name: getattr(samples, name)[: len(numbers)].tolist() for name in LABELS}
-    files.write_text(labels, json.dumps(kept))
+    files.write_text(_labels(folder, start), json.dumps(kept))
     return len(numbers)
 
 
@@ -94,10 +96,11 @@ def write(
     recipe = {'preset': preset, 'seed': seed, 'size': size, 'chunk': CHUNK, 'number': number}
     _check_same(folder / 'parts' / 'recipe.json', recipe)
     if not (folder / 'training_xyz.json').exists():
-        starts = range(0, number, CHUNK)
+        starts = [start for start in range(0, number, CHUNK) if not _labels(folder, start).exists()]
+        left = sum(min(CHUNK, number - start) for start in starts)
         with (
             ThreadPoolExecutor(threads or os.cpu_count()) as pool,
-            runtime.Progress(number, 'hand', 'Rendering hands') as bar,
+            runtime.Progress(number, 'hand', 'Rendering hands', initial=number - left) as bar,
         ):
             print(f'Rendering {number} hands ({preset}) into {folder}; the renderer compiles first', flush=True)
             for done in pool.map(lambda start: _write_chunk(folder, start, number, preset, seed, size), starts):
