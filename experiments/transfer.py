@@ -3,9 +3,9 @@
     python -m experiments.transfer --output=runs/transfer --real=FOLDER [--seeds=0,1,2] [--jobs=2] [--dry_run]
     python -m experiments.transfer --output=runs/renders --real=FOLDER --long    how many renders: 144,000 samples a run
 
-Each variant is trained with every seed, and scored on 960 test renders of the base config and on the photos of
-FOLDER (see experiments/hands.py), by one look at the crop of the true box. OUTPUT is resumable, as in ablation.py; it
-then holds transfer.json, too.
+Each variant is trained with every seed, and scored on 960 test renders of the base config (the long ones: of LARGE) and
+on the photos of FOLDER (see experiments/hands.py), by one look at the crop of the true box. OUTPUT is resumable, as in
+ablation.py; it then holds transfer.json, too.
 """
 
 from collections.abc import Sequence
@@ -39,7 +39,12 @@ VARIANTS = {
 }
 # 24 times each of 6,000 renders. A sample costs the same whatever it is drawn from: equal samples are equal time.
 LONG = {'train.epochs': '30', 'train.steps_per_epoch': '150', 'train.average': '0.999'}
-LONG_VARIANTS = {'6,000 renders': LONG, '20,000 renders': VARIANTS['20,000 renders'] | LONG}
+LARGE = 'synthetic_hands/presence_75200_128px'  # its test split is new to the smaller set, too
+LONG_VARIANTS = {
+    '6,000 renders': LONG,
+    '20,000 renders': VARIANTS['20,000 renders'] | LONG,
+    '60,000 renders': {'data.dataset': LARGE, 'data.train_split': 'train[:60000]'} | LONG,
+}
 COLUMNS = {
     'synthetic nme': ('renders', 'nme_box'),
     'PCK@0.2': ('renders', 'pck@0.2_box'),
@@ -90,9 +95,9 @@ def main(_) -> None:
     ]
     if failed:
         raise UserError(f'{", ".join(failed)}: a training failed, see log.txt in its folder; give the command again')
-    scores = {}
+    scores, dataset = {}, LARGE if LONG_RUNS.value else trained['config']['data']['dataset']
     for run in runs:
-        scores.setdefault(run.variant, []).append(score(run, trained['config']['data']['dataset'], photos))
+        scores.setdefault(run.variant, []).append(score(run, dataset, photos))
     result = {'config': trained['config'], 'seeds': seeds, 'overrides': variants, 'variants': summarise(scores)}
     files.write_json(output / 'transfer.json', result | logbook.environment())
     print(f'\n{table(result["variants"])}')

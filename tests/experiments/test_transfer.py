@@ -9,6 +9,7 @@ from configs import transfer
 from experiments import ablation
 from experiments import transfer as experiment
 from hpe_jax import configuration
+from hpe_jax.data import features
 
 
 def test_every_variant_is_the_recipe_but_for_its_own_fields():
@@ -26,9 +27,22 @@ def test_every_variant_is_the_recipe_but_for_its_own_fields():
 
 def test_long_runs_differ_in_their_number_of_renders_alone():
     runs = ablation.plan('configs/transfer.py', experiment.LONG_VARIANTS, [0], Path('runs'))
-    assert [run.config().data.train_split for run in runs] == ['train[:6000]', 'train[:20000]']
-    configs = [configuration.fields(run.config().to_dict()) | {'data.train_split': ''} for run in runs]
-    assert configs[0] == configs[1]
+    assert [run.config().data.train_split for run in runs] == ['train[:6000]', 'train[:20000]', 'train[:60000]']
+    same = {'data.train_split': '', 'data.dataset': ''}
+    first, *others = [configuration.fields(run.config().to_dict()) | same for run in runs]
+    assert all(config == first for config in others)
+
+
+def test_the_large_set_has_60000_to_train_on_and_its_test_split_is_new_to_the_smaller_one():
+    small, large = (
+        features.split_bounds(int(name.split('_')[2]))
+        for name in (transfer.get_config().data.dataset, experiment.LARGE)
+    )
+    assert len(large['train']) >= 60_000 and large['test'].start >= small['test'].stop
+
+
+def test_a_long_run_has_144000_samples():
+    runs = ablation.plan('configs/transfer.py', experiment.LONG_VARIANTS, [0], Path('runs'))
     train = runs[0].config().train
     assert train.epochs * train.steps_per_epoch * train.batch_size == 144_000
 
