@@ -294,7 +294,7 @@ def score_photos(estimators: dict[str, HandPoseEstimator], photos: Photos, sheet
 
 def score_others(estimator: HandPoseEstimator, folder: str | Path) -> dict:
     """The share of the images of a folder, none of which shows a hand, in which one is found."""
-    paths = sorted(path for path in Path(folder).iterdir() if path.is_file())
+    paths = sorted(path for path in Path(folder).glob('[!.]*') if path.is_file())
     found = [bool(hands) for hands in estimator.detect([read_image(path) for path in paths])]
     return {'images': len(found), 'with_a_hand_found': round(float(np.mean(found)), 4)}
 

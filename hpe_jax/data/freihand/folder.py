@@ -113,7 +113,7 @@ def _base(root: Path, wanted: list[str]) -> Path:
 
 
 def _photos(rgb: Path) -> list[Path]:
-    photos = sorted(path for path in rgb.glob('*.jpg') if not path.name.startswith('._'))  # of macOS, beside each file
+    photos = sorted(rgb.glob('[!.]*.jpg'))  # macOS leaves ._NAME beside each file, a killed rendering a temporary one
     if not photos:
         raise UserError(f'{rgb} holds no photos (*.jpg); {WHERE}')
     for i, photo in enumerate(photos):
