@@ -113,6 +113,7 @@ def get_config() -> ConfigDict:
     # model.conv = 'xla'; and a signal then ends a run only after an epoch.
     train.scan_epochs = False
     train.validation_batches = 20  # drawn again from the validation split in each epoch
+    train.heads_only = False  # True: what presence and handedness alone use is trained, all else stays
     train.average = 0.0  # decay of the weights' moving average, which is evaluated and kept; 0: the weights themselves
     train.early_stopping = ConfigDict({'window': 10, 'patience': 10})
     train.checkpoint_every = 1  # epochs

@@ -65,6 +65,7 @@ RANGES = {
 # Fields that older run directories do not have, and what they stand for there.
 ADDED = {'data.relative_hand_size': 0.47, 'data.joints': 'freihand', 'data.handedness': 'right'}
 ADDED |= {'augment.gamma': 0.0, 'augment.sharpen': 0.0, 'data.cache_dir': '', 'data.context': 1.5, 'data.live_pool': 0}
+ADDED |= {'train.heads_only': False}
 FORMAT_VERSION = 1  # of a run directory: what config.json and the checkpoints hold
 
 
@@ -137,6 +138,10 @@ def check(config: ConfigDict) -> None:
     heads = [name for name in ('presence', 'handedness') if config.loss[name]]
     if heads and not hasattr(models.MODELS[config.model.name], 'HEADS'):
         raise UserError(f'config.loss.{heads[0]}={config.loss[heads[0]]}: {config.model.name} has no such head; set 0')
+    if config.train.heads_only and not heads:
+        raise UserError(
+            'config.train.heads_only: there is no head to train; set config.loss.presence or config.loss.handedness'
+        )
     on_device = config.data.source == 'resident' or (config.data.source == 'live' and config.data.live_pool)
     if config.train.scan_epochs and not on_device:
         raise UserError(

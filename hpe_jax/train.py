@@ -44,7 +44,7 @@ class TrainState(nnx.Module):
     def __init__(self, config: ConfigDict):
         self.model = models.make(config)
         tx = optim.make(config.optimizer, config.train.steps_per_epoch)
-        self.optimizer = nnx.Optimizer(self.model, tx, wrt=nnx.Param)
+        self.optimizer = nnx.Optimizer(self.model, tx, wrt=trained(config))
         if config.train.average:
             self.averaged = nnx.clone(self.model)
 
@@ -61,6 +61,14 @@ class TrainState(nnx.Module):
     def rest(self) -> nnx.Module | nnx.Optimizer:
         """What a checkpoint keeps besides, to go on from."""
         return nnx.Dict(optimizer=self.optimizer, model=self.model) if hasattr(self, 'averaged') else self.optimizer
+
+
+def trained(config: ConfigDict) -> nnx.filterlib.Filter:
+    """What training changes: all parameters, or with config.train.heads_only those of the heads alone."""
+    if not config.train.heads_only:
+        return nnx.Param
+    parts = models.MODELS[config.model.name].HEAD_PARTS
+    return nnx.All(nnx.Param, nnx.Any(*map(nnx.PathContains, parts)))
 
 
 def make_train_step(config: ConfigDict, graphdef: nnx.GraphDef, expand: Callable) -> Callable:
@@ -86,7 +94,10 @@ def make_train_step(config: ConfigDict, graphdef: nnx.GraphDef, expand: Callable
         step = train_state.optimizer.step[...]
         key = jax.random.fold_in(jax.random.key(config.seed), step)
         batch = preprocess.augment(expand(batch), config.augment, key, config.data.image_size)
-        loss, grads = nnx.value_and_grad(loss_fn)(train_state.model, batch)
+        if config.train.heads_only:
+            train_state.model.eval()  # its BatchNorms keep their statistics
+        differentiate = nnx.value_and_grad(loss_fn, argnums=nnx.DiffState(0, trained(config)))
+        loss, grads = differentiate(train_state.model, batch)
         train_state.optimizer.update(train_state.model, grads, value=loss, horizon=horizon)
         if config.train.average:
             states = map(nnx.state, (train_state.averaged, train_state.model))
@@ -274,6 +285,9 @@ def start(
       the run directory's checkpoints, the records of the epochs that are done, and the losses of the steps that are
       done of the next one.
     """
+    with sharding.main_first():
+        if sharding.is_main():
+            checkpoint.Checkpoints.recover(workdir)
     last = checkpoint.Checkpoints(workdir, read_only=True).latest()
     if last is None:
         if config.init_from:

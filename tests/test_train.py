@@ -8,11 +8,12 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 from PIL import Image
 
-from configs import tiny
+from configs import hands, tiny
 from hpe_jax import checkpoint, configuration, evaluate, logbook, metrics, runtime, train, trained_model
-from hpe_jax.data import sources
+from hpe_jax.data import resident, sources
 from hpe_jax.errors import UserError, WriteError
 from tests import command
 
@@ -281,6 +282,37 @@ def test_a_run_starts_from_another_ones_model_and_channel_statistics(finished, c
     assert len(history) == 1
     ours = checkpoint.leaves(state.model)
     assert all(np.array_equal(ours[f'standardise.{name}'], theirs[f'standardise.{name}']) for name in ('mean', 'std'))
+
+
+def test_heads_alone_are_trained():
+    config = hands.get_config()
+    config.model.update(widths=(4, 4, 8, 8), blocks=(1, 1), conv='xla')
+    config.data.image_size, config.train.heads_only = 32, True
+    train_state = train.TrainState(config)
+    train_state.restart_average()
+    rng = np.random.default_rng(0)
+    batch = {
+        'image': rng.integers(0, 256, (4, 32, 32, 3), np.uint8),
+        'keypoints': rng.uniform(0.3, 0.7, (4, 21, 2)).astype(np.float32),
+        'visible': np.ones((4, 21), bool),
+        'mask': np.ones(4, bool),
+    }
+    graphdef, state = nnx.split(train_state)
+    before = jax.tree.map(np.array, nnx.to_pure_dict(state))
+    step = train.make_train_step(config, graphdef, resident.Resident.expand)
+    for _ in range(2):  # the first one's rate is 0
+        state, _ = step(state, batch, np.float32(10))
+    after = nnx.to_pure_dict(state)
+
+    def changed(name):
+        leaves = zip(*(jax.tree.leaves_with_path(tree[name]) for tree in (before, after)), strict=True)
+        return {path[0].key for (path, a), (_, b) in leaves if (a != b).any()}
+
+    assert changed('model') == changed('averaged') == {'hidden', 'heads'}
+    kept = {
+        key.key for path, _ in jax.tree.leaves_with_path(before['optimizer']) for key in path if hasattr(key, 'key')
+    }
+    assert 'hidden' in kept and 'maps' not in kept and 'stem' not in kept
 
 
 def test_a_run_that_cannot_start_from_another(finished, config, tmp_path):

@@ -120,6 +120,7 @@ class HandNet(nnx.Module):
 
     STRIDE = 4  # of the maps
     HEADS = ('presence', 'handedness')
+    HEAD_PARTS = ('hidden', 'heads')  # the layers that these alone use
 
     def __init__(
         self,
