@@ -9,6 +9,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import os
 import shutil
 import sys
 import textwrap
@@ -26,6 +27,7 @@ from flax import nnx
 from hpe_jax import files
 from hpe_jax.errors import UserError, WriteError
 
+BEFORE, REMOVED = '.before.', '.removed.'  # names of checkpoints that are being replaced, and deleted
 SPARE = 1 << 20  # bytes, for what a checkpoint holds beside its arrays, and for the records of the epoch
 
 
@@ -113,16 +115,22 @@ class Checkpoints:
         meta['sha256']['meta'] = digest_of_json(meta)
         try:
             self._check_space(arrays)
+            before = self.folder / f'{BEFORE}{epoch}'
             if epoch in self.epochs():
-                self.remove(epoch)
+                os.replace(self.folder / str(epoch), before)
+                self.reload()
             self._save(epoch, meta, arrays)
             files.sync_tree(self.folder / str(epoch))
             files.sync(self.folder)
             files.sync(self.folder.parent)  # which has its name
+            shutil.rmtree(before, ignore_errors=True)
             for old in set(self.epochs()[:-2]) - {self.best()}:
-                self._manager.delete(old)
+                self.remove(old)
         except (OSError, ValueError) as e:  # TensorStore raises ValueError where a disk is full
             reason = getattr(e, 'strerror', None) or str(e).partition('\n')[0]
+            with contextlib.suppress(OSError):
+                self.recover(self.folder.parent)
+                self.reload()
             raise WriteError(f'cannot write checkpoint {self.folder / str(epoch)}: {reason}') from e
 
     def _check_space(self, arrays: dict) -> None:
@@ -177,9 +185,28 @@ class Checkpoints:
             raise CorruptCheckpoint(self._corrupt(epoch, e, ())) from e
 
     def remove(self, epoch: int) -> None:
-        """Deletes a checkpoint, such as one that is corrupt."""
-        shutil.rmtree(self.folder / str(epoch))
+        """Deletes a checkpoint, such as one that is corrupt: under another name, so that none is ever there by half."""
+        removed = self.folder / f'{REMOVED}{epoch}'
+        shutil.rmtree(removed, ignore_errors=True)
+        os.replace(self.folder / str(epoch), removed)
+        shutil.rmtree(removed)
         self.reload()
+
+    @classmethod
+    def recover(cls, workdir: str | Path) -> None:
+        """Tidies up after a run that was killed while it saved: what was to be replaced is back unless the new one is
+        whole, and what was being deleted is gone. The run directory must be locked."""
+        folder = Path(workdir).resolve() / 'checkpoints'
+        for before in folder.glob(f'{BEFORE}*'):
+            epoch, kept = int(before.name.removeprefix(BEFORE)), cls(workdir, read_only=True)
+            if epoch in kept.epochs() and not kept._is_whole(epoch, ('model', 'optimizer')):
+                shutil.rmtree(folder / str(epoch))
+            if (folder / str(epoch)).exists():
+                shutil.rmtree(before)
+            else:
+                os.replace(before, folder / str(epoch))
+        for removed in folder.glob(f'{REMOVED}*'):
+            shutil.rmtree(removed)
 
     def reload(self) -> None:
         """Looks again which checkpoints there are, after another process has removed one."""

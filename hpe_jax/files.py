@@ -23,7 +23,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     name = os.fsencode(path.name)  # of up to 255 bytes, which must not grow
     temporary = path.with_name(f'.{zlib.crc32(name):08x}.{os.getpid()}{path.suffix if len(path.suffix) < 99 else ""}')
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         yield temporary
         sync(temporary)
         os.replace(temporary, path)
@@ -33,6 +33,14 @@ def replacing(path: str | Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """With its parents, whose names are synced, too."""
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in new:
+        sync(path.parent)
 
 
 @contextlib.contextmanager
@@ -51,8 +59,14 @@ def locked(folder: str | Path) -> Iterator[None]:
     path = Path(folder) / '.lock'
     with contextlib.ExitStack() as stack:
         try:
-            file = stack.enter_context(path.open('a+b', buffering=0))
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            while True:
+                file = stack.enter_context(path.open('a+b', buffering=0))
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                    break  # else another process ended, and deleted it, in between
+            file.seek(0)
+            if left := file.read().decode(errors='replace'):
+                print(f'{folder}: taking over from {left}, which has ended without deleting its lock.', flush=True)
             file.truncate(0)
             file.write(f'process {os.getpid()} on {socket.gethostname()}'.encode())
         except BlockingIOError as e:
@@ -112,4 +126,4 @@ def check_writable(folder: str | Path) -> None:
     """
     with replacing(Path(folder) / 'probe') as temporary:
         temporary.touch()
-    (Path(folder) / 'probe').unlink()
+    (Path(folder) / 'probe').unlink(missing_ok=True)  # another process may do the same

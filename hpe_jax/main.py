@@ -85,3 +85,6 @@ if __name__ == '__main__':
     except runtime.Stopped as e:
         print(e.args[0], file=sys.stderr)
         sys.exit(e.exit_status)
+    except KeyboardInterrupt:  # outside the training loop, which saves first
+        print('interrupted; the same command goes on', file=sys.stderr)
+        sys.exit(130)

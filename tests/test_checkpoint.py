@@ -56,6 +56,40 @@ def test_every_leaf_has_a_readable_name():
     assert sum(leaf.size for leaf in names.values()) == sum(x.size for x in jax.tree.leaves(nnx.state(state().model)))
 
 
+def test_a_save_that_fails_keeps_what_it_was_to_replace(tmp_path, monkeypatch):
+    kept, some, other = checkpoint.Checkpoints(tmp_path), state(0), state(1)
+    kept.save(1, some.model, some.optimizer, {}, None)
+
+    def fail(*arguments):
+        raise OSError('no more')
+
+    with monkeypatch.context() as patch, pytest.raises(WriteError, match='no more'):
+        patch.setattr(kept, '_save', fail)
+        kept.save(1, other.model, other.optimizer, {}, 0.1)
+    kept.restore(1, other.model)
+    assert equal(some.model, other.model)
+    assert [path.name for path in (tmp_path / 'checkpoints').iterdir()] == ['1']
+
+
+@pytest.mark.parametrize('damaged', [True, False])
+def test_a_kill_in_the_middle_of_a_save_or_a_deletion_leaves_whole_checkpoints(tmp_path, monkeypatch, damaged):
+    monkeypatch.setattr(checkpoint.time, 'sleep', lambda seconds: None)  # see checkpoint._one_error
+    kept, before, after = checkpoint.Checkpoints(tmp_path), state(0), state(1)
+    kept.save(1, before.model, before.optimizer, {}, None)
+    folder = tmp_path / 'checkpoints'
+    shutil.copytree(folder / '1', folder / '.before.1')
+    kept.save(2, after.model, after.optimizer, {}, None)
+    shutil.rmtree(folder / '1')
+    (folder / '2').rename(folder / '1')  # the new one
+    (folder / '.removed.3/model').mkdir(parents=True)
+    if damaged:
+        shutil.rmtree(folder / '1/meta')
+    checkpoint.Checkpoints.recover(tmp_path)
+    assert [path.name for path in folder.iterdir()] == ['1']
+    checkpoint.Checkpoints(tmp_path).restore(1, (read := state(2)).model)
+    assert equal(read.model, (before if damaged else after).model)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('model', [{'widths': (4, 12)}, {'widths': (4, 8, 8)}])
 def test_a_checkpoint_of_another_model_names_the_leaf(tmp_path, model):
@@ -167,8 +201,8 @@ def test_files_are_synced_before_a_checkpoint_is_deleted(tmp_path, monkeypatch):
     events, some = [], state()
     monkeypatch.setattr(os, 'fsync', lambda descriptor: events.append(os.readlink(f'/proc/self/fd/{descriptor}')))
     kept = checkpoint.Checkpoints(tmp_path)
-    delete = kept._manager.delete
-    monkeypatch.setattr(kept._manager, 'delete', lambda epoch: (events.append(epoch), delete(epoch)))
+    remove = kept.remove
+    monkeypatch.setattr(kept, 'remove', lambda epoch: (events.append(epoch), remove(epoch)))
     for epoch, loss in enumerate([0.5, 0.6, 0.4], start=1):
         kept.save(epoch, some.model, some.optimizer, {}, loss)
     synced = events[: events.index(1)]

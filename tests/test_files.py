@@ -75,3 +75,20 @@ def test_what_gets_its_name_is_on_the_disk(tmp_path, monkeypatch):
     files.write_text(tmp_path / 'a.txt', 'new')
     temporary, *later = events
     assert str(os.getpid()) in temporary and later == ['renamed', tmp_path.name]
+
+
+def test_a_lock_that_was_left_is_taken_over_and_reported(tmp_path, capsys):
+    (tmp_path / '.lock').write_text('process 7 on elsewhere')
+    with files.locked(tmp_path):
+        assert (tmp_path / '.lock').read_text().startswith(f'process {os.getpid()} on ')
+    assert 'taking over from process 7 on elsewhere' in capsys.readouterr().out
+    with files.locked(tmp_path):
+        pass
+    assert capsys.readouterr().out == '' and not (tmp_path / '.lock').exists()
+
+
+def test_the_names_of_new_folders_are_synced(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(files, 'sync', synced.append)
+    files.write_text(tmp_path / 'a/b/c.txt', 'x')
+    assert {tmp_path, tmp_path / 'a', tmp_path / 'a/b'} <= set(synced)
