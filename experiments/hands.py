@@ -3,7 +3,6 @@
     python -m experiments.hands ship runs/hands        writes hpe_jax/weights/hands, without the state of the optimiser
     python -m experiments.hands crops [RUN] [--output=FILE.json]   how much of a crop the hand's box should take
     python -m experiments.hands grow OUT --blocks=1,3,2   a deeper network with the same answers, for config.init_from
-    python -m experiments.hands interpolate OUT --towards=RUN --weight=0.7   one between the shipped network and RUN's
     python -m experiments.hands score [RUN] [--real=FOLDER] [--published=RUN] [--others=FOLDER] [--output=FILE.json]
         [--sheet=FILE.jpg]
 
@@ -118,24 +117,6 @@ def grow(workdir: str | Path, target: str | Path, blocks: Sequence[int]) -> Path
             variable.set_value(jnp.zeros_like(variable.get_value()))
     nnx.update(model, state)
     return write(run, model, target)
-
-
-def interpolate(first: str | Path, second: str | Path, weight: float, target: str | Path) -> Path:
-    """Writes a run directory with the network between two best checkpoints: of each parameter and statistic 1 - weight
-    of the first's and weight of the second's.
-
-    Where the second was trained from the first, this keeps most of what either can: Wortsman et al., "Robust
-    fine-tuning of zero-shot models", 2022.
-
-    Raises:
-      UserError: they are not the same network.
-    """
-    runs = [trained_model.load(workdir) for workdir in (first, second)]
-    if runs[0].config.model.to_dict() != runs[1].config.model.to_dict():
-        raise UserError(f'config.model of {first} and {second} differ; give two runs of the same network')
-    old, new = (nnx.state(run.model) for run in runs)
-    nnx.update(runs[1].model, jax.tree.map(lambda a, b: (1 - weight) * a + weight * b, old, new))
-    return write(runs[1], runs[1].model, target)
 
 
 def errors(predicted: np.ndarray, true: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
@@ -335,7 +316,7 @@ def whole_numbers(text: str) -> tuple[int, ...]:
 def main() -> None:
     parser = argparse.ArgumentParser('python -m experiments.hands', description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument('action', choices=('ship', 'grow', 'interpolate', 'crops', 'score'))
+    parser.add_argument('action', choices=('ship', 'grow', 'crops', 'score'))
     parser.add_argument('run', nargs='?', default=str(SHIPPED), help='a run directory; default: the shipped model')
     parser.add_argument(
         '--blocks', type=whole_numbers, default=(1, 3, 2), help='residual blocks at each level of a grown network'
@@ -343,8 +324,6 @@ def main() -> None:
     parser.add_argument(
         '--relative_hand_size', type=float, help="ship: the part of a crop that a hand's box is to take"
     )
-    parser.add_argument('--towards', default='', metavar='RUN')
-    parser.add_argument('--weight', type=float, default=0.5, help='interpolate: of RUN, from 0 to 1')
     parser.add_argument('--real', default='', metavar='FOLDER')
     parser.add_argument('--published', default='', metavar='RUN')
     parser.add_argument('--others', default='', metavar='FOLDER')
@@ -357,9 +336,6 @@ def main() -> None:
     runtime.keep_compiled(runtime.COMPILED)
     if options.action == 'grow':
         print(grow(SHIPPED, options.run, options.blocks))
-        return
-    if options.action == 'interpolate':
-        print(interpolate(SHIPPED, options.towards, options.weight, options.run))
         return
     if options.action == 'ship':
         print(ship(options.run, relative_hand_size=options.relative_hand_size))

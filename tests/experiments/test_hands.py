@@ -139,21 +139,3 @@ def test_a_network_does_not_grow_backwards(tmp_path):
         hands.grow(trained_model.SHIPPED, tmp_path / 'grown', (2, 1, 2))
     with pytest.raises(UserError, match='must be 3 whole numbers of residual blocks'):
         hands.grow(trained_model.SHIPPED, tmp_path / 'grown', (1, 3))
-
-
-def test_a_network_between_two_has_their_weighted_parameters_and_statistics(tmp_path):
-    first, second = trained_model.load(), trained_model.load()
-    before = {name: np.array(array) for name, array in checkpoint.leaves(first.model).items()}
-    nnx.update(second.model, jax.tree.map(lambda array: array + 1, nnx.state(second.model)))
-    hands.write(second, second.model, tmp_path / 'second')
-    between = hands.interpolate(trained_model.SHIPPED, tmp_path / 'second', 0.75, tmp_path / 'between')
-    after = checkpoint.leaves(trained_model.load(between).model)
-    assert after.keys() == before.keys() and any(name.endswith('.var') for name in after)
-    for name, array in after.items():
-        np.testing.assert_allclose(array, before[name] + 0.75, rtol=1e-5, atol=1e-5)
-
-
-def test_there_is_nothing_between_two_different_networks(tmp_path):
-    deeper = hands.grow(trained_model.SHIPPED, tmp_path / 'grown', (2, 5, 2))
-    with pytest.raises(UserError, match='config.model of .* and .* differ; give two runs of the same network'):
-        hands.interpolate(trained_model.SHIPPED, deeper, 0.5, tmp_path / 'between')
