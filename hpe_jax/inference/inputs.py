@@ -56,8 +56,9 @@ def is_video(file: str) -> bool:
 class Boxes:
     """The boxes of --boxes.
 
-    A file in it is an input if its path, from the boxes' folder or the working directory, is the input's; or else if
-    the input's path ends like it, with its folder's name where it has one. `unmatched`: its files that are no input.
+    A file in it is an input if its path, from the boxes' folder or the working directory, is the input's; or else, if
+    there is no such file, if the input's path ends with it (of an absolute path: with its last folder and name).
+    `unmatched`: its files that are no input.
     """
 
     def __init__(self, path: str, inputs: Sequence[str]):
@@ -91,11 +92,12 @@ def _matched(path: str, given: Sequence[str], inputs: Sequence[str]) -> dict[str
     for key in given:
         reals = {os.path.realpath(os.path.join(folder, key)) for folder in ('.', os.path.dirname(path))}
         rank, found = math.inf, [resolved[real] for real in sorted(reals) if real in resolved]
-        if not found:
+        if not found and not any(map(os.path.exists, reals)):  # else it is another file, however alike its name is
             parts = [part for part in Path(key).parts if part not in ('/', '.', '..')]
             tails = [(_common_tail(parts, other), file) for other, file in same_name[parts[-1] if parts else '']]
             rank = max((tail for tail, _ in tails), default=0)
-            found = [file for tail, file in tails if tail == rank >= min(2, len(parts))]
+            needed = min(2, len(parts)) if os.path.isabs(key) else len(parts)  # a folder may lie elsewhere now
+            found = [file for tail, file in tails if tail == rank >= needed]
         if len(found) > 1:
             raise UserError(f'--boxes={path}: {key} may be {found[0]} or {found[1]}; give more of its path')
         for file in found:

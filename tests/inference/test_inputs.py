@@ -44,11 +44,23 @@ def test_boxes_are_matched_by_an_unambiguous_end_of_the_path(folders):
     assert boxes(folders / 'work/boxes.json', {'1.jpg': A}, FILES[:1])(FILES[0]) == [A]
 
 
+def test_boxes_of_another_file_of_the_same_name_are_not_taken(folders):
+    """It lies beside the boxes; or its folder's folder has another name."""
+    (folders / 'work/1.jpg').touch()
+    for key in ('1.jpg', 'sets/train/1.jpg'):
+        found = boxes(folders / 'work/boxes.json', {key: A, 'data/val/1.jpg': B}, FILES)
+        assert [found(file) for file in FILES] == [[None], [B]] and found.unmatched == [key]
+
+
 @pytest.mark.parametrize(
     ('content', 'files', 'message'),
     [
         ({'1.jpg': A}, FILES, r'1.jpg may be \.\./data/train/1.jpg or \.\./data/val/1.jpg; give more of its path'),
-        ({'x/train/1.jpg': A, 'y/train/1.jpg': B}, FILES, 'train/1.jpg may be x/train/1.jpg or y/train/1.jpg; give it'),
+        (
+            {'/x/train/1.jpg': A, '/y/train/1.jpg': B},
+            FILES,
+            'train/1.jpg may be /x/train/1.jpg or /y/train/1.jpg; give',
+        ),
         ({'test/1.jpg': A}, FILES[:1], 'none of its files is an input'),
         ({'train/1.jpg': [3, 3, 1, 1]}, FILES, 'must be four numbers x0, y0, x1, y1'),
         ({'train/1.jpg': [3, 3, 10**400, 1]}, FILES, 'must be four numbers x0, y0, x1, y1'),
