@@ -193,6 +193,10 @@ BAD = {
     'null': (set_keypoint(4, None, 5, 2), 'its keypoint 4 is .*nan'),
     'float32': (set_keypoint(4, 1e300, 5, 2), r'its keypoint 4 is \[inf, 5.0, 2.0\]; expected finite'),
     'text': (set_keypoint(4, 'left', 5, 2), 'its keypoints are not all numbers'),
+    'numbers as text': (lambda a, _: a.update(keypoints=list(map(str, a['keypoints']))), 'are not all numbers'),
+    'box as text': (lambda a, _: a.update(bbox=['3', '4', '9', '9']), 'its bbox are not all numbers'),
+    'normalised': (lambda a, _: a.update(keypoints=[0.4, 0.5, 2] * 20 + [0.9, 0.1, 2]), 'less than a pixel apart'),
+    'half v': (set_keypoint(4, 1, 5, 1.5), r'its v are \[1.5, 2.0\]; expected 0'),
     'v': (set_keypoint(4, 1, 5, 3), r'its v are \[2.0, 3.0\]; expected 0'),
     'box': (lambda a, _: a.update(bbox=[3, 4, 0, 9]), r'its bbox \[3.0, 4.0, 0.0, 9.0\] has no area'),
     'endless box': (lambda a, _: a.update(bbox=[3, 4, 1e308, 1e308]), 'its bbox .* has no area, or no end'),
@@ -231,8 +235,8 @@ SPOILT = {
     'unreadable': (spoil, 'no picture that can be read'),
     'size': (lambda a, c: c['images'][3].update(width=240, height=320), r'is 320x240, upright; .*\(240, 320\)'),
     'far box': (lambda a, _: a.update(bbox=[400, 4, 9, 9]), 'lies outside the 320x240 of its image'),
-    'normalised': (
-        lambda a, _: a.update(keypoints=[0.4, 0.5, 2] * 21, bbox=[280, 200, 20, 20]),
+    'elsewhere': (
+        lambda a, _: a.update(keypoints=[4, 5, 2] * 20 + [9, 9, 2], bbox=[280, 200, 20, 20]),
         'far from its bbox; expected both in pixels',
     ),
 }

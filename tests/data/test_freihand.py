@@ -176,6 +176,7 @@ def test_archives_are_downloaded_extracted_and_their_checksums_recorded(freihand
         (lambda f: change(f / 'training_xyz.json', (3, 5, 2), 1e300), 'xyz.json: hand 3 has no finite pixels'),
         (lambda f: change(f / 'training_xyz.json', (3, 5, 0), 1e308), 'xyz.json: hand 3 has no finite pixels'),
         (lambda f: change(f / 'training_xyz.json', (3, 5, 0), 1e39), 'xyz.json: hand 3 has no finite pixels'),
+        (lambda f: normalise(f / 'training_K.json'), 'xyz.json: hand 0 is smaller than a pixel by its matrix in'),
         (lambda f: change(f / 'training_K.json', 4, 0), 'K.json: matrix 4 is that of no camera; expected'),
         (lambda f: change(f / 'training_K.json', (4, 1, 1), 0), 'K.json: matrix 4 is that of no camera; expected'),
         (lambda f: change(f / 'training_K.json', 4, 1e300), 'K.json: matrix 4 is that of no camera; expected'),
@@ -210,6 +211,11 @@ def test_a_few_hands_may_lie_outside_of_their_photos(broken):
     change(broken / 'training_K.json', (slice(6), slice(2), 2), -1000)
     change(broken / 'training_K.json', (3, 2, 2), 0.9999999)  # a 1 that was rounded
     assert len(folder.find(broken, 'training').xyz) == 13
+
+
+def normalise(path):
+    K = np.array(json.loads(path.read_text())) / np.array([[224.0], [224.0], [1.0]])
+    path.write_text(json.dumps(K.tolist()))
 
 
 def shorten(path: Path) -> None:

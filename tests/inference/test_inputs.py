@@ -59,7 +59,7 @@ def test_boxes_of_another_file_of_the_same_name_are_not_taken(folders):
         (
             {'/x/train/1.jpg': A, '/y/train/1.jpg': B},
             FILES,
-            'train/1.jpg may be /x/train/1.jpg or /y/train/1.jpg; give',
+            'train/1.jpg may be /x/train/1.jpg or /y/train/1.jpg; give it',
         ),
         ({'test/1.jpg': A}, FILES[:1], 'none of its files is an input'),
         ({'train/1.jpg': [3, 3, 1, 1]}, FILES, 'must be four numbers x0, y0, x1, y1'),

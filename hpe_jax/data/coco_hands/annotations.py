@@ -207,10 +207,13 @@ def _checked_points(keypoints: Any) -> np.ndarray:
     if not np.isfinite(points).all():
         bad = int((~np.isfinite(points)).any(1).argmax())
         raise ValueError(f'its keypoint {bad} is {points[bad].tolist()}; expected finite numbers')
-    if not ((points[:, 2] >= 0) & (points[:, 2] <= 2)).all():
+    if not np.isin(points[:, 2], (0, 1, 2)).all():
         raise ValueError(f'its v are {np.unique(points[:, 2]).tolist()}; expected 0 (no label), 1 (occluded) or 2')
     if not points[:, 2].any():
         raise ValueError(f'none of its {NUM_KEYPOINTS} keypoints is labelled (v = 0); label some or delete it')
+    labelled = points[points[:, 2] > 0, :2]
+    if len(labelled) > 1 and np.ptp(labelled, axis=0).max() < 1:
+        raise ValueError('its keypoints are less than a pixel apart; expected pixels of the photo')
     return points
 
 
@@ -228,7 +231,10 @@ def _checked_box(box: Any, points: np.ndarray) -> np.ndarray:
 
 def _numbers(values: Any, name: str) -> np.ndarray:
     try:
-        return np.array(values if values is not None else [], np.float64)
+        values = [] if values is None else values
+        if np.array(values).dtype.kind in 'bU':
+            raise TypeError('text, or true and false')
+        return np.array(values, np.float64)
     except (TypeError, ValueError, OverflowError) as e:
         raise ValueError(f'its {name} are not all numbers; expected a list of them') from e
 

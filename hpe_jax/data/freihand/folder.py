@@ -156,6 +156,12 @@ def _check_hands(part: Part, xyz_path: Path, K_path: Path) -> None:
     finite = (np.isfinite(xyz).all(-1) & np.isfinite(uv).all(-1)).all(1)
     if not finite.all():
         raise UserError(f'{xyz_path}: hand {int(finite.argmin())} has no finite pixels by its matrix in {K_path.name}')
+    wide = (uv.max(1) - uv.min(1)).max(1) >= 1
+    if not wide.all():
+        raise UserError(
+            f'{xyz_path}: hand {int(wide.argmin())} is smaller than a pixel by its matrix in {K_path.name}; expected '
+            f'metres, and focal lengths in pixels of {PHOTO_SIZE}x{PHOTO_SIZE}'
+        )
     inside = geometry.inside_frame(uv / np.float32(PHOTO_SIZE)).any(1)
     if 2 * inside.sum() < len(inside):
         raise UserError(
