@@ -59,12 +59,17 @@ class Overlays:
     def __init__(self, folder: Path, paths: Sequence[str], min_score: float):
         self._min_score, self._pool, self._waiting = min_score, ThreadPoolExecutor(), []
         root = os.path.commonpath([os.path.dirname(os.path.abspath(file)) for file in paths])
-        self._paths, self._further = {}, {}
+        self._paths, self._further, taken = {}, {}, set()
         for file in paths:
-            path = folder / os.path.relpath(os.path.abspath(file), root)
+            given = folder / os.path.relpath(os.path.abspath(file), root)
             suffix = '.mp4' if inputs.is_video(file) else '.jpg'
-            alone = path.with_suffix(suffix) not in self._paths.values()
-            self._paths[file] = path.with_suffix(suffix) if alone else path.with_name(path.name + suffix)
+            path = given.with_suffix(suffix)
+            if path in taken:
+                path = given.with_name(given.name + suffix)
+            while path in taken:
+                path = path.with_name(f'_{path.name}')
+            self._paths[file] = path
+            taken.add(path)
 
     def path(self, file: str, ending: str = '') -> Path:
         """Where a file's overlay lies. `ending`: of one whose kind its name does not show."""

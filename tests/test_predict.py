@@ -133,10 +133,21 @@ def test_overlays_show_the_hand_where_it_is(say, photos, tmp_path, fitted_run):
 
 
 def test_overlays_of_one_name_do_not_meet(tmp_path):
-    given = [str(tmp_path / x) for x in ('a.png', 'a.jpg', 'a.mp4', 'b/a.png')]
+    given = [str(tmp_path / x) for x in ('a.png', 'a.jpg', 'a.mp4', 'b/a.png', 'a.jpg.bmp', 'a.jpg.png')]
     overlays = predict.Overlays(tmp_path / 'out', given, 0.4)
     paths = [overlays.path(file).relative_to(tmp_path / 'out') for file in given]
-    assert paths == [Path('a.jpg'), Path('a.jpg.jpg'), Path('a.mp4'), Path('b/a.jpg')]
+    assert paths == [
+        Path('a.jpg'),
+        Path('a.jpg.jpg'),
+        Path('a.mp4'),
+        Path('b/a.jpg'),
+        Path('a.jpg.bmp.jpg'),
+        Path('a.jpg.png.jpg'),
+    ]
+    overlays.close()
+    given = [str(tmp_path / x) for x in ('b.bmp', 'b.jpg.bmp', 'b.jpg')]
+    overlays = predict.Overlays(tmp_path / 'out', given, 0.4)
+    assert [overlays.path(file).name for file in given] == ['b.jpg', 'b.jpg.jpg', '_b.jpg.jpg']
     overlays.close()
 
 
