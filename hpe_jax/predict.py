@@ -388,7 +388,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar='N',
         help='turned copies of each crop to look at: 1, 4, 8 or 12 (default: 8 if trained on any orientation)',
     )
-    add('--min_score', type=float, help='leave out hands below it; default 0.9, and 0.5 of networks without presence')
+    add('--min_score', type=float, help='leave out hands below it; default 0.8, and 0.5 of networks without presence')
     add('--smooth', action='store_true', help='videos: a one-euro filter on the tracks')
     add('--first_frame', action='store_true', help='of animated pictures and files of several take the first alone')
     add('--batch_size', type=int, default=16, help='photos at a time (default 16)')
