@@ -96,7 +96,7 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def save(self, epoch: int, model: nnx.Module, optimizer: nnx.Optimizer, meta: dict, loss: float | None) -> None:
-        """Keeps an epoch, in place of an earlier save of it; the best one has the lowest `loss`, None being none.
+        """Keeps an epoch, in place of an earlier save of it. The best one has the lowest `loss`, where that is a number.
 
         When it returns, a power cut does not lose it.
 
@@ -111,6 +111,7 @@ class Checkpoints:
                     f'{name} of the model is not finite after epoch {epoch}, which is not kept; the last good one is '
                     f'epoch {self.latest()} in {self.folder}; try a lower config.optimizer.learning_rate'
                 )
+        loss = loss if loss is not None and np.isfinite(loss) else None
         meta = meta | {'loss': loss, 'sha256': {item: digest(values) for item, values in arrays.items()}}
         meta['sha256']['meta'] = digest_of_json(meta)
         try:
@@ -229,6 +230,9 @@ class Checkpoints:
         for item in items:
             if digests[item] != digest(found[item]):
                 raise ValueError(f'the values of {item} are not those that were saved')
+        for name, array in found['model'].items() if 'model' in items else ():
+            if not np.isfinite(array).all():
+                raise ValueError(f'{name} of the model is not finite')
         return meta, {item: found[item] for item in items}
 
     def _corrupt(self, epoch: int, error: Exception, items: tuple[str, ...]) -> str:

@@ -59,7 +59,9 @@ def parse(argv: list[str]) -> list[str]:
 
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
-        raise UserError(f'unexpected argument: {argv[1]}')
+        raise UserError(f'unexpected argument: {argv[1]}; options begin with --')
+    if not WORKDIR.value:
+        raise UserError('--workdir is empty; give a folder, such as runs/unet')
     if KEEP_MEMORY.value:
         runtime.keep_freed()
     runtime.keep_compiled(COMPILED.value)

@@ -196,6 +196,28 @@ def test_weights_that_are_not_finite_are_not_kept(tmp_path):
     assert kept.epochs() == [1]
 
 
+def test_weights_that_became_nan_are_taken_for_damage(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint.time, 'sleep', lambda seconds: None)  # see checkpoint._one_error
+    kept, some, other = checkpoint.Checkpoints(tmp_path), state(0), state(1)
+    kept.save(1, some.model, some.optimizer, {}, 0.3)
+    some.model.out.kernel[...] = some.model.out.kernel[...].at[0].set(np.nan)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.np, 'isfinite', np.ones_like)
+        kept.save(2, some.model, some.optimizer, {}, 0.2)
+    with pytest.raises(
+        UserError, match='2 is corrupt .out.kernel of the model is not finite.; the last good one is ep'
+    ):
+        kept.restore(2, other.model)
+    assert train.restore_latest(kept, other)[0] == 1
+
+
+def test_a_loss_that_is_no_number_is_not_the_best(tmp_path):
+    kept, some = checkpoint.Checkpoints(tmp_path), state()
+    for epoch, loss in enumerate([float('nan'), 0.5, 0.6], start=1):
+        kept.save(epoch, some.model, some.optimizer, {}, loss)
+    assert kept.best() == 2
+
+
 def test_files_are_synced_before_a_checkpoint_is_deleted(tmp_path, monkeypatch):
     """What a power cut after `save` may lose is nothing: all of the new one is synced first."""
     events, some = [], state()

@@ -19,6 +19,7 @@ ANIMATIONS = 'GIF', 'WEBP', 'PNG', 'AVIF'  # several images of one of these are 
 HEIF = '.heic', '.heif', '.hif'  # what pillow-heif opens
 HEIF_BRANDS = b'heic', b'heix', b'heim', b'heis', b'hevc', b'hevx'  # in the first bytes of such a file
 MAX_PIXELS = 250_000_000  # of a file: phones have 200 million
+MAX_IMAGES = 100_000  # in a file
 MAX_ASPECT = 200  # the longer side over the shorter one
 REDUCED = 64_000_000  # pixels, above which a JPEG is read at half its width and height
 GREY_LEVELS = {255: (0, 255), 4095: (1024, 4095), 65535: (16384, 65535)}  # range: maxima that leave no doubt of it
@@ -150,6 +151,8 @@ def pages(image: Image.Image) -> list[int]:
     """The images of an opened file that are pictures of their own: no thumbnails, masks, gain maps, or what an animated
     PNG shows where animations are unknown."""
     every = range(getattr(image, 'n_frames', 1))
+    if len(every) > MAX_IMAGES:  # as its header has it
+        raise UserError(f'a file of {len(every):,} images; at most {MAX_IMAGES:,} are read')
     if len(every) == 1:
         return [0]
     if image.format == 'PNG':

@@ -3,6 +3,7 @@
 import collections
 import io
 import warnings
+import zlib
 
 import numpy as np
 import pytest
@@ -330,3 +331,15 @@ def test_heic_is_read_where_its_package_is_installed():
     assert np.abs(images.read(stream.getvalue()).astype(int) - PICTURE).mean() < 8
     with pytest.raises(UserError, match='a.heic: no picture that can be read'):
         images.read(HEIC, 'a.heic')
+
+
+def test_a_header_that_promises_billions_of_frames_is_answered(tmp_path):
+    stream = io.BytesIO()
+    frames = [Image.new('RGB', (8, 8), (i, 0, 0)) for i in range(3)]
+    frames[0].save(stream, 'PNG', save_all=True, append_images=frames[1:])
+    content = bytearray(stream.getvalue())
+    at = content.index(b'acTL')
+    content[at + 4 : at + 8] = (2**31 - 1).to_bytes(4, 'big')
+    content[at + 12 : at + 16] = zlib.crc32(content[at : at + 12]).to_bytes(4, 'big')
+    with pytest.raises(UserError, match='a file of 2,147,483,647 images; at most 100,000 are read'):
+        images.read(bytes(content))

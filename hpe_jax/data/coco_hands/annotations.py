@@ -79,7 +79,7 @@ def load(root: str | Path, joints: str = 'freihand', handedness: str = 'right') 
 def fingerprint(root: str | Path, **options) -> str:
     """A short hash of the labels, the images' names, sizes and times of change, and the options.
 
-    Another content gives another hash, without reading any image.
+    Another content gives another hash, unless a photo keeps both size and time of change; no image is read.
     """
     hands = load(root, **{name: options[name] for name in ('joints', 'handedness') if name in options})
     digest = hashlib.sha256(str(sorted(options.items())).encode())

@@ -72,7 +72,7 @@ def has_evaluation(root: str | Path) -> bool:
 def fingerprint(root: str | Path) -> str:
     """A short hash of the folder's labels and its photos' names, sizes and times of change.
 
-    Another content gives another hash, without reading any photo.
+    Another content gives another hash, unless a photo keeps both size and time of change; no photo is read.
     """
     parts = [find(root, 'training')] + ([find(root, 'evaluation')] if has_evaluation(root) else [])
     digest = hashlib.sha256()
