@@ -96,7 +96,7 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def save(self, epoch: int, model: nnx.Module, optimizer: nnx.Optimizer, meta: dict, loss: float | None) -> None:
-        """Keeps an epoch, in place of an earlier save of it. The best one has the lowest `loss`, where that is a number.
+        """Keeps an epoch, in place of an earlier save of it. The best one has the lowest `loss`, never NaN or None.
 
         When it returns, a power cut does not lose it.
 

@@ -99,6 +99,16 @@ def test_what_is_said_of_the_training_on_a_gpu_is_that_of_its_record():
     assert rendering['hands'] == config['data']['live_pool'] and kept['command'] and 'H100' in kept['device']
 
 
+def test_what_is_said_of_the_training_of_the_heads_is_that_of_its_record():
+    kept, text = record('records/hands_training_heads.json'), ' '.join(TEXTS['experiments/README.md'].split())
+    train = kept['config']['train']
+    assert kept['samples'] == len(kept['history']) * train['steps_per_epoch'] * train['batch_size']
+    assert f'{kept["samples"]:,} samples in {kept["seconds"] / 60:.0f} minutes' in text
+    assert train['heads_only'] and len({epoch['validation_error_pct'] for epoch in kept['history']}) == 1
+    others = record('records/hands.json')['others']
+    assert f'In {others["with_a_hand_found"] * others["images"]:.0f} of {others["images"]} portraits' in text
+
+
 @pytest.mark.parametrize(
     'name, variants, seeds',
     [('transfer', transfer.VARIANTS, 3), ('transfer_renders', transfer.LONG_VARIANTS, 1)],

@@ -2,11 +2,14 @@
 
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments import hands
 from hpe_jax import HandPoseEstimator, export, trained_model
+from hpe_jax.data.synthetic_hands import bodies, collage
 from hpe_jax.inference.images import read
 
 pytestmark = pytest.mark.slow
@@ -63,6 +66,22 @@ def test_a_search_ends_in_a_crop_as_tight_as_the_training_images(estimator, rend
 def test_there_is_no_hand_in_plain_or_random_pixels(estimator):
     noise = np.random.default_rng(0).integers(0, 256, (120, 160, 3), np.uint8)
     assert estimator.detect([np.full((120, 160, 3), 90, np.uint8), noise]) == [[], []]
+
+
+def test_rendered_faces_are_no_hands(estimator):
+    """The model before took half of them for hands."""
+
+    @jax.jit
+    @jax.vmap
+    def draw(key):
+        k_face, k_draw = jax.random.split(key)
+        return collage.draw(k_draw, jnp.full((128, 128, 3), 0.3), bodies.random_face(k_face, jnp.array(True)))
+
+    with jax.numpy_rank_promotion('allow'):
+        linear = np.asarray(draw(jax.random.split(jax.random.key(7), 32)))
+    images = np.uint8(255 * linear.clip(0, 1) ** (1 / 2.2))
+    presence = np.array([hand.presence for hand in estimator.predict(list(images))])
+    assert (presence < estimator.min_score).mean() > 0.8
 
 
 def test_it_beats_the_published_weights_on_real_photos(shared, estimator):
