@@ -4,7 +4,7 @@ __all__ = ['HandPose', 'HandPoseEstimator']
 
 
 def __getattr__(name: str):
-    """The Python door of estimator.py, which loads JAX: only once it is asked for."""
+    """The Python API of estimator.py, which loads JAX, on first use."""
     if name not in __all__:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
     from hpe_jax.inference import estimator

@@ -5,6 +5,7 @@ import hashlib
 import inspect
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -94,6 +95,9 @@ def check(config: ConfigDict) -> None:
     for name in config.eval.decoders:
         if name not in heatmap.DECODERS:
             raise UserError(f'config.eval.decoders.{name}: unknown; choose from {", ".join(heatmap.DECODERS)}')
+    for field in ('window', 'patience'):
+        if field not in config.train.early_stopping:
+            raise UserError(f'config.train.early_stopping: it lacks {field}; give window and patience')
     flat = fields(config)
     for field in (field for field in RANGES if field in flat):
         low, high = RANGES[field]
@@ -149,6 +153,10 @@ def check(config: ConfigDict) -> None:
         )
     if len(config.data.mean) != len(config.data.std) or len(config.data.mean) not in (0, 3):
         raise UserError('config.data.mean and config.data.std: give both with 3 numbers, or neither')
+    for field, low in ('mean', 0.0), ('std', 1e-6):
+        for value in config.data[field]:
+            if not isinstance(value, int | float) or not low <= value <= 1:
+                raise UserError(f'config.data.{field}={tuple(config.data[field])}: must be numbers from {low:g} to 1')
 
 
 def check_options(config: ConfigDict) -> None:
@@ -162,6 +170,15 @@ def check_options(config: ConfigDict) -> None:
     def loss():
         return losses.per_keypoint(config.loss.name, *2 * [jnp.zeros((1, 2, 2, 1))], **config.loss.options)
 
+    for decoder, options in config.eval.decoders.items():
+        name = f'config.eval.decoders.{decoder}'
+        for option, value in options.items():
+            if not isinstance(value, int | float) or not 0 < value < MOST:
+                raise UserError(f'{name}.{option}={value!r}: must be a number over 0')
+        try:
+            jax.eval_shape(partial(heatmap.decode, decoder=decoder, **options), jnp.zeros((8, 8, 1)))
+        except TypeError as e:
+            raise UserError(f'{name}={options.to_dict()}: {decoder} does not take them: {e}') from e
     for field, use in {'optimizer.options': step, 'loss.options': loss}.items():
         try:
             jax.eval_shape(use)

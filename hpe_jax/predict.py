@@ -2,7 +2,7 @@
 
     python -m hpe_jax.predict --input PHOTO FOLDER 'GLOB*' VIDEO ... --output=DIR [--draw] [--workdir=RUN]
 
-Writes DIR/predictions.json (one entry a hand, see predictions.py; --format csv or coco: another file) and, with --draw,
+Writes DIR/predictions.json (one entry a hand, see inference/outputs.py; --format: csv or coco) and, with --draw,
 pictures and videos with the skeletons in DIR/overlays. Without --workdir the shipped model is used. Without --boxes
 each picture is searched for up to --max_hands hands; by a network without a head for presence, for one.
 

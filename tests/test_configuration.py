@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from configs import hands, tiny, unet
 from hpe_jax import augment, configuration
@@ -208,6 +208,45 @@ def test_options_that_the_optimiser_or_the_loss_does_not_take(section, name, opt
     config[section].update(name=name, options=options)
     with pytest.raises(UserError, match=f'config.{section}.options={re.escape(str(options))}: {reason}'):
         configuration.check_options(config)
+
+
+@pytest.mark.parametrize(
+    ('decoder', 'options', 'message'),
+    [
+        ('window', {'radius': -1.0}, 'window.radius=-1.0: must be a number over 0'),
+        ('window', {'radius': float('inf')}, 'window.radius=inf: must be a number over 0'),
+        ('window', {'radius': float('nan')}, 'window.radius=nan: must be a number over 0'),
+        ('softargmax', {'temperature': 'a'}, "softargmax.temperature='a': must be a number over 0"),
+        ('window', {'radiuss': 3.0}, "window={'radiuss': 3.0}: window does not take them: .*'radiuss'"),
+    ],
+)
+def test_options_that_a_decoder_does_not_take(decoder, options, message):
+    config = unet.get_config()
+    config.eval.decoders = ConfigDict({decoder: options})
+    with pytest.raises(UserError, match=f'config.eval.decoders.{message}'):
+        configuration.check_options(config)
+
+
+@pytest.mark.parametrize(
+    ('values', 'message'),
+    [
+        ({'mean': (100.7, 110.2, 75.3), 'std': (0.2, 0.2, 0.2)}, 'mean=.*: must be numbers from 0 to 1'),
+        ({'mean': (0.4, 0.4, 'a'), 'std': (0.2, 0.2, 0.2)}, 'mean=.*: must be numbers from 0 to 1'),
+        ({'mean': (0.4, 0.4, 0.4), 'std': (0.0, 0.2, 0.2)}, 'std=.*: must be numbers from 1e-06 to 1'),
+    ],
+)
+def test_channel_statistics_that_cannot_be(values, message):
+    config = unet.get_config()
+    config.data.update(values)
+    with pytest.raises(UserError, match=f'config.data.{message}'):
+        configuration.check(config)
+
+
+def test_heads_alone_cannot_be_trained_without_one():
+    config = unet.get_config()
+    config.train.heads_only = True
+    with pytest.raises(UserError, match='config.train.heads_only: there is no head to train'):
+        configuration.check(config)
 
 
 def test_options_are_set_on_the_command_line_as_a_dict(monkeypatch):

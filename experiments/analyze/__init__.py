@@ -48,7 +48,7 @@ def analyse(run: trained_model.TrainedModel, split: str = '') -> tuple[dict, dic
       split: a TFDS split; '' is config.data.test_split.
 
     Returns:
-      the content of its JSON file, and the pictures of its worst and best photos for analyze_page.photos.
+      the content of its JSON file, and the pictures of its worst and best photos for page.photos.
 
     Raises:
       UserError: the data cannot be read, or the split holds no photos.

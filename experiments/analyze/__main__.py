@@ -4,9 +4,8 @@
     python -m experiments.analyze runs/published --dataset=freihand/full --manual_dir=FOLDER --split=all
 
 RUN is a run directory; without one, the shipped model's. Each is analysed by the config that lies in it and on the
-data that this config names, unless
---dataset, --manual_dir or --data_dir name other data for all. Writes OUTPUT/report.html and OUTPUT/RUN.json, whose
-top level has the fields of a run's own report.json. Needs no TensorFlow.
+data that this config names, unless --dataset, --manual_dir or --data_dir name other data for all. Writes
+OUTPUT/report.html and OUTPUT/RUN.json, whose top level has the fields of a run's own report.json. Needs no TensorFlow.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""The numbers of analyze.py: where the errors of predicted keypoints lie. NumPy alone, nothing drawn.
+"""The numbers of this package: where the errors of predicted keypoints lie. NumPy alone, nothing drawn.
 
 Errors are distances, normalised like the keypoints; `_pct` is % of the image size. A photo's error is the mean over its
 keypoints in the frame. Groups without members are left out.
@@ -115,7 +115,7 @@ def breakdown(
     occluded: Bool[np.ndarray, 'n 21'] | None = None,
     labelled: Bool[np.ndarray, 'n 21'] | None = None,
 ) -> dict:
-    """Everything that analyze.py reports of one run by its own decoder, ready for JSON.
+    """Everything that this package reports of one run by its own decoder, ready for JSON.
 
     Where the dataset has no `occluded`, `self_occluded` is what the hand itself hides.
     """

@@ -1,4 +1,4 @@
-"""The report of analyze.py as one HTML page that needs no other file: its pictures lie in it."""
+"""The report of this package as one HTML page that needs no other file: its pictures lie in it."""
 
 import base64
 import io
@@ -33,7 +33,7 @@ figcaption { font-size: .85rem; color: #444; }
 """
 Results = Mapping[str, dict]  # a run's name -> the content of its JSON file
 LABEL = 'mean error, % of the image size'
-# Keys of analyze_numbers.group and their columns.
+# Keys of numbers.group and their columns.
 GROUP = {
     'count': 'count',
     'error_pct': 'error %',
@@ -80,7 +80,7 @@ def rows_of(results: Results, groups: Callable) -> list[str]:
 
 
 def grouped(title: str, results: Results, groups: Callable) -> str:
-    """A table of analyze_numbers.group's dicts."""
+    """A table of numbers.group's dicts."""
     found = {run: groups(r) for run, r in results.items()}
     rows = [(name, run) for name in rows_of(results, groups) for run in found if name in found[run]]
     keys = [key for key in GROUP if all(key in found[run][name] for name, run in rows)]

@@ -1,5 +1,6 @@
 """A dataset's prepared copy on disk: made once by TFDS, then read by every source. Needs no TensorFlow."""
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib
@@ -110,13 +111,16 @@ def open_dataset(data: ConfigDict, keeper: Any = None) -> tfds.core.DatasetBuild
         root = root / f'manual-{builder_class.fingerprint(manual_dir, **options)}'
     try:
         builder = builder_class(config=config, data_dir=str(root))
-    except ValueError as e:  # TFDS found prepared data of another file format
-        raise UserError(f'{root / name} holds prepared data that cannot be used ({e}): delete it') from e
+    except Exception as e:  # of another file format, or damaged; TFDS and protobuf raise errors of their own
+        reason = str(e).partition('\n')[0]
+        raise UserError(f'{root / name} holds prepared data that cannot be used ({reason}): delete it') from e
     builder.cache_dir = data.get('cache_dir', '')  # see cache_path
     if hasattr(builder, 'keeper') and not builder.cache_dir:
         builder.keeper = keeper
     if not builder.data_path.exists():
         _prepare(builder, manual_dir)
+    if not builder.info.splits:
+        raise UserError(f'{builder.data_path} holds prepared data that cannot be used (no splits): delete it')
     return builder
 
 
@@ -215,11 +219,18 @@ def load(builder: tfds.core.DatasetBuilder, expression: str, indices: np.ndarray
     """Reads a split (any TFDS expression) in its own order, with its JPEG bytes as they are; it may be empty.
 
     `indices`: reads only the examples there.
+
+    Raises:
+      UserError: the prepared data are damaged.
     """
     expression = resolve_split(builder, expression)
     decoders = {'image': tfds.decode.SkipDecoding()}
-    source = builder.as_data_source(expression, decoders=decoders) if expression else []
-    examples = [source[int(i)] for i in (range(len(source)) if indices is None else indices)]
+    try:
+        source = builder.as_data_source(expression, decoders=decoders) if expression else []
+        examples = [source[int(i)] for i in (range(len(source)) if indices is None else indices)]
+    except (OSError, RuntimeError, ValueError) as e:  # array_record raises any of them
+        reason = str(e).partition('\n')[0]
+        raise UserError(f'{builder.data_path} is damaged ({reason}): delete it, and it is prepared again') from e
     photos = np.array([example['image'] for example in examples], object)
     height, width, _ = builder.info.features['image'].shape
     uv = np.array([example['uv'] for example in examples], np.float32).reshape(-1, 21, 2)
@@ -368,9 +379,9 @@ def channel_statistics(
       photos: the split's encoded photos, None to read them; decoded only if the result is not there.
     """
     path = _statistics_path(builder, split)
-    if path.exists():
+    with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):  # absent or damaged: computed again
         kept = json.loads(path.read_text())
-        return np.float32(kept['mean']), np.float32(kept['std'])
+        return np.array(kept['mean'], np.float32).reshape(3), np.array(kept['std'], np.float32).reshape(3)
     photos = load(builder, split).photos.tolist() if photos is None else photos
     each = runtime.parallel(_channel_sums, photos)
     sums = sum(runtime.progress(each, len(photos), 'photo', 'Channel statistics'))

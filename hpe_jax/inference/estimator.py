@@ -1,6 +1,5 @@
 """The Python API: a model once, then pictures in and hands out, NumPy on both sides.
 
-    from hpe_jax import trained_model
     from hpe_jax import HandPoseEstimator
     estimator = HandPoseEstimator()                    # the model that is shipped; load('runs/unet') takes another
     hand = estimator('photo.jpg')                      # or an array, (H, W, 3) uint8 RGB, any size
@@ -13,8 +12,8 @@ searched, in one batch of windows of several sizes, and cropped around what is i
 crops again around the hand that was found, as tightly as the photos that the network was trained on, and is kept where
 its peaks are higher. A left hand is mirrored on the way in and back on the way out. If the network was trained on hands
 of any orientation, each crop is seen in several orientations and what most answers agree on is taken, except where a
-hand is followed through a video. A network with a head for handedness says itself which hand it sees, and one with a
-head for presence whether there is a hand at all.
+hand is followed through a video. A network with a head for handedness decides itself which hand it sees, and one with
+a head for presence whether there is a hand at all.
 """
 
 import functools

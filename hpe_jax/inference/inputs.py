@@ -73,7 +73,7 @@ class Boxes:
             geometry.checked_box(box)
         self._of = {file: given[files[file]] if file in files else {} for file in inputs}
         self.unmatched = sorted(given.keys() - files.values())
-        if path and not files:
+        if given and not files:
             raise UserError(f'--boxes={path}: none of its files is an input')
 
     def __call__(self, file: str, frame: int | None = None) -> list:

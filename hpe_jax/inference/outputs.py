@@ -61,7 +61,7 @@ def _json(about: Mapping, entries: Sequence[Mapping]) -> str:
 
 def _csv(entries: Sequence[Mapping], errors: Sequence[Mapping]) -> str:
     points = [f'{joint}_{what}' for joint in hand.JOINTS for what in ('x', 'y', 'score')]
-    plain = ['file', 'frame', 'time', 'width', 'height', 'handedness', 'score']
+    plain = ['file', 'frame', 'time', 'width', 'height', 'handedness', 'presence', 'score']
     stream = io.StringIO()
     table = csv.DictWriter(stream, [*plain, *BOX, *points, 'model', 'decoder', 'error'], lineterminator='\n')
     table.writeheader()
@@ -91,7 +91,7 @@ def _coco(entries: Sequence[Mapping]) -> dict:
                 'iscrowd': 0,
                 'num_keypoints': hand.NUM_KEYPOINTS,
                 'keypoints': [x for point in entry['keypoints'] for x in (*point, 2)],
-                **{name: entry[name] for name in ('scores', 'score', 'handedness', 'model', 'decoder')},
+                **{name: entry[name] for name in ('scores', 'score', 'handedness', 'presence', 'model', 'decoder')},
             }
         )
     bones = [[parent + 1, joint + 1] for joint, parent in enumerate(hand.PARENTS) if parent >= 0]

@@ -196,6 +196,7 @@ BAD = {
     'numbers as text': (lambda a, _: a.update(keypoints=list(map(str, a['keypoints']))), 'are not all numbers'),
     'box as text': (lambda a, _: a.update(bbox=['3', '4', '9', '9']), 'its bbox are not all numbers'),
     'normalised': (lambda a, _: a.update(keypoints=[0.4, 0.5, 2] * 20 + [0.9, 0.1, 2]), 'less than a pixel apart'),
+    'no list': (lambda a, _: a.update(righthand_kpts=5), 'it has 0.333333 keypoints .*; expected 21'),
     'half v': (set_keypoint(4, 1, 5, 1.5), r'its v are \[1.5, 2.0\]; expected 0'),
     'v': (set_keypoint(4, 1, 5, 3), r'its v are \[2.0, 3.0\]; expected 0'),
     'box': (lambda a, _: a.update(bbox=[3, 4, 0, 9]), r'its bbox \[3.0, 4.0, 0.0, 9.0\] has no area'),
@@ -360,7 +361,14 @@ def test_images_are_found_by_the_last_parts_of_their_names(tmp_path):
 def test_what_predict_writes_is_read(plain, tmp_path):
     one = drawn_coco.draw(1)
     entry = {'file': str(plain / '1.png'), 'frame': None, 'width': 320, 'height': 240, 'handedness': 'left'}
-    entry |= {'keypoints': one.keypoints.tolist(), 'scores': [0.9] * 21, 'score': 0.9, 'model': 'm', 'decoder': 'd'}
+    entry |= {
+        'keypoints': one.keypoints.tolist(),
+        'scores': [0.9] * 21,
+        'score': 0.9,
+        'presence': 0.9,
+        'model': 'm',
+        'decoder': 'd',
+    }
     x, y, width, height = drawn_coco.box(one.keypoints)
     path = outputs.write(tmp_path, 'coco', [entry | {'box': [x, y, x + width, y + height]}], [], {})
     found = sum(annotations.load(path).values(), [])

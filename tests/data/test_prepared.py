@@ -224,3 +224,25 @@ def test_a_mixture_is_drawn_by_its_weights_and_is_a_pure_function():
     assert 10 < (first == 0).sum() < 40
     for other in (prepared.mixed_order(parts, 401, 1, 4), prepared.mixed_order(parts, 401, 2, 3)):
         assert not np.array_equal(order, other)
+
+
+@pytest.mark.parametrize('content', ['', '[]', '{"mean": [0.1, 0.2], "std": [1, 1, 1]}'])
+def test_damaged_channel_statistics_are_computed_again(freihand_like, tmp_path, content):
+    builder = prepared.open_dataset(config(tmp_path, freihand_like))
+    whole = prepared.channel_statistics(builder, 'train')
+    kept = builder.data_path.glob('channel_statistics-*.json')
+    (path,) = (path for path in kept if json.loads(path.read_text())['split'] == 'train')
+    path.write_text(content)
+    np.testing.assert_array_equal(prepared.channel_statistics(builder, 'train'), whole)
+    assert json.loads(path.read_text())['photos'] == 10
+
+
+@pytest.mark.parametrize('name', ['dataset_info.json', 'freihand-train.array_record*'])
+@pytest.mark.parametrize('damage', ['empty', 'cut', 'deleted'])
+def test_damaged_prepared_data_are_named_in_a_sentence(freihand_like, tmp_path, name, damage):
+    (path,) = prepared.open_dataset(config(tmp_path, freihand_like)).data_path.glob(name)
+    content = path.read_bytes()
+    path.unlink() if damage == 'deleted' else path.write_bytes(content[: len(content) // 2 if damage == 'cut' else 0])
+    with pytest.raises(UserError, match=r'freihand.* (cannot be used|is damaged) \(.*\): delete it') as error:
+        prepared.load(prepared.open_dataset(config(tmp_path, freihand_like)), 'train')
+    assert '\n' not in str(error.value)

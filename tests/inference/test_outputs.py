@@ -25,6 +25,7 @@ def entry(file: str, frame: int | None = None, shift: float = 0.0) -> dict:
         'score': 0.5,
         'box': [*keypoints.min(0).tolist(), *keypoints.max(0).tolist()],
         'handedness': 'left',
+        'presence': 0.9,
         'model': 'runs/a, epoch 3',
         'decoder': 'window',
     }
@@ -49,7 +50,7 @@ def test_csv_has_a_row_an_entry_and_a_row_an_error(tmp_path):
     for row, one in zip(rows, ENTRIES, strict=False):
         assert row['file'] == one['file'] and row['frame'] == ('' if one['frame'] is None else str(one['frame']))
         points = [[float(row[f'{joint}_{axis}']) for axis in 'xy'] for joint in hand.JOINTS]
-        assert points == one['keypoints'] and float(row['little_tip_score']) == 1.0
+        assert points == one['keypoints'] and float(row['little_tip_score']) == 1.0 and row['presence'] == '0.9'
         assert [float(row[name]) for name in outputs.BOX] == one['box'] and row['error'] == ''
 
 

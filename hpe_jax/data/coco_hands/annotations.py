@@ -178,13 +178,20 @@ class _Label(NamedTuple):
     suffix: str  # of the name
 
 
+def _is_labelled(keypoints: Any) -> bool:
+    """Whether they are there, and not all zeros; what is no list is an error, found later."""
+    return any(keypoints) if isinstance(keypoints, list) else keypoints is not None
+
+
 def _labels(path: Path, entry: dict, handedness: str) -> Iterator[_Label]:
     """The hands of one annotation; of COCO-WholeBody's two those that are valid and not all zeros."""
     attributes = entry['attributes'] if isinstance(entry.get('attributes'), dict) else {}
     given = [fields.get(name) for fields in (entry, attributes) for name in ('handedness', 'hand_type')]
     hands = [('', entry.get('keypoints'), entry.get('bbox'), next(filter(None, given), handedness))]
     if {'lefthand_kpts', 'righthand_kpts'} & entry.keys():
-        valid = [h for h in HANDEDNESS if entry.get(f'{h}hand_valid', True) and any(entry.get(f'{h}hand_kpts') or ())]
+        valid = [
+            h for h in HANDEDNESS if entry.get(f'{h}hand_valid', True) and _is_labelled(entry.get(f'{h}hand_kpts'))
+        ]
         hands = [(f' {h}', entry[f'{h}hand_kpts'], entry.get(f'{h}hand_box'), h) for h in valid]
     ids = [x if isinstance(x, int | str) else f'{x}' for x in map(entry.get, ('id', 'image_id', 'category_id'))]
     for suffix, keypoints, box, handedness in hands:
