@@ -114,7 +114,14 @@ def test_coco_labels(tmp_path, dialect):
 
 def test_boxes(tmp_path):
     entry = {'file': 'a.jpg', 'frame': None, 'width': 9, 'height': 9, 'time': None, 'handedness': 'right', 'score': 0.5}
-    entry |= {'keypoints': [[1.5, 2.5]] * 21, 'scores': [0.5] * 21, 'box': [1, 2, 3, 4], 'model': 'm', 'decoder': 'd'}
+    entry |= {
+        'keypoints': [[1.5, 2.5]] * 21,
+        'scores': [0.5] * 21,
+        'box': [1, 2, 3, 4],
+        'model': 'm',
+        'decoder': 'd',
+        'presence': None,
+    }
     (tmp_path / 'whole').mkdir()
     for form in outputs.FORMATS:
         outputs.write(tmp_path / 'whole', form, [entry, entry | {'file': 'b.jpg', 'frame': 2}], [], {'model': 'm'})

@@ -287,7 +287,7 @@ def test_a_run_starts_from_another_ones_model_and_channel_statistics(finished, c
 def test_heads_alone_are_trained():
     config = hands.get_config()
     config.model.update(widths=(4, 4, 8, 8), blocks=(1, 1), conv='xla')
-    config.data.image_size, config.train.heads_only = 32, True
+    config.data.image_size, config.train.heads_only, config.augment = 32, True, tiny.get_config().augment
     train_state = train.TrainState(config)
     train_state.restart_average()
     rng = np.random.default_rng(0)
