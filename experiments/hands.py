@@ -10,7 +10,7 @@ FOLDER holds `annotations.json`: a list of {file, keypoints, handedness, labels}
 Errors are distances over the longer side of the hand's true box (nme). Without a box a photo is searched, and a hand
 counts as found where its mean error is below 0.2. `--published` is scored on the same crops. The sheet shows skeletons
 only, true ones beside predicted ones, from the best photo to the worst: photos of research sets may not be shown. The
-images in the folder of `--others` show no hand, faces say: in how many of them one is found.
+images in the folder of `--others` show no hand (faces, for example): the fraction in which one is found.
 """
 
 import argparse
@@ -274,7 +274,7 @@ def score_photos(estimators: dict[str, HandPoseEstimator], photos: Photos, sheet
 
 
 def score_others(estimator: HandPoseEstimator, folder: str | Path) -> dict:
-    """The share of the images of a folder, none of which shows a hand, in which one is found."""
+    """The fraction of the images of a folder, none of which shows a hand, in which one is found."""
     paths = sorted(path for path in Path(folder).glob('[!.]*') if path.is_file())
     found = [bool(hands) for hands in estimator.detect([read_image(path) for path in paths])]
     return {'images': len(found), 'with_a_hand_found': round(float(np.mean(found)), 4)}
@@ -354,8 +354,9 @@ def main() -> None:
         result['others'] = score_others(estimators['hands'], options.others)
     if (rotations := estimators['hands'].rotations) > 1:
         result[f'renders, {rotations} rotations'] = score_renders(run, rotations)
-    bodies = score_renders(trained_model.load(options.run, overrides | {'data.dataset': BODIES}), rotations)
-    result['bodies'] = {name: value for name, value in bodies.items() if name.startswith('presence')}
+    if 'presence' in estimators['hands'].heads:
+        bodies = score_renders(trained_model.load(options.run, overrides | {'data.dataset': BODIES}), rotations)
+        result['bodies'] = {name: value for name, value in bodies.items() if name.startswith('presence')}
     if options.real:
         if options.published:
             estimators['published'] = HandPoseEstimator.load(options.published)
