@@ -274,8 +274,14 @@ def score_photos(estimators: dict[str, HandPoseEstimator], photos: Photos, sheet
 
 
 def score_others(estimator: HandPoseEstimator, folder: str | Path) -> dict:
-    """The fraction of the images of a folder, none of which shows a hand, in which one is found."""
+    """The fraction of the images of a folder, none of which shows a hand, in which one is found.
+
+    Raises:
+      UserError: the folder holds no files, or one that cannot be read.
+    """
     paths = sorted(path for path in Path(folder).glob('[!.]*') if path.is_file())
+    if not paths:
+        raise UserError(f'--others={folder}: it holds no files; expected a folder of images without a hand')
     found = [bool(hands) for hands in estimator.detect([read_image(path) for path in paths])]
     return {'images': len(found), 'with_a_hand_found': round(float(np.mean(found)), 4)}
 
@@ -348,10 +354,10 @@ def main() -> None:
         if options.output:
             files.write_json(options.output, result)
         return
-    result = {'run': run.workdir.resolve().name, 'epoch': run.epoch, 'renders': score_renders(run)}
-    estimators = {'hands': HandPoseEstimator(run)}
+    result, estimators = {'run': run.workdir.resolve().name, 'epoch': run.epoch}, {'hands': HandPoseEstimator(run)}
     if options.others:
         result['others'] = score_others(estimators['hands'], options.others)
+    result['renders'] = score_renders(run)
     if (rotations := estimators['hands'].rotations) > 1:
         result[f'renders, {rotations} rotations'] = score_renders(run, rotations)
     if 'presence' in estimators['hands'].heads:

@@ -75,6 +75,8 @@ def test_images_without_a_hand_in_which_one_is_found_are_counted(photos, tmp_pat
 
     (tmp_path / 'annotations.json').unlink()
     assert hands.score_others(Estimator(), tmp_path) == {'images': 3, 'with_a_hand_found': 0.3333}
+    with pytest.raises(UserError, match='absent: it holds no files; expected a folder of images without a hand'):
+        hands.score_others(Estimator(), tmp_path / 'absent')
 
 
 def test_errors_are_over_the_longer_side_and_masked_ones_do_not_count():
